@@ -1,0 +1,1 @@
+"""Pure types and pure functions. No I/O, no clock, no settings."""

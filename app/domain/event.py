@@ -1,0 +1,67 @@
+"""Events: what shoppers did, as the event log keeps it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from vitrine_sdk import EventType
+
+from app.domain.catalogue import DEFAULT_SECTION, ItemId, Section
+from app.domain.merchant import MerchantId
+
+
+class Shopper(msgspec.Struct, frozen=True):
+    """Who acts: an anonymous client, or a known user on a client."""
+
+    client_id: str | None = None  # wire: i
+    user_id: str | None = None  # wire: ui
+    session: int | None = None  # wire: s
+
+    @property
+    def id(self) -> str | None:
+        """The name under which history is kept: the user where known, else the client."""
+        if self.user_id is not None:
+            return f"u:{self.user_id}"
+        return f"c:{self.client_id}" if self.client_id is not None else None
+
+
+class Line(msgspec.Struct, frozen=True, kw_only=True):
+    """One item of an event."""
+
+    item_id: ItemId
+    variation_id: str | None = None
+    quantity: float = 1.0
+    price: float | None = None  # of one
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True):
+    """One thing that a shopper did. A purchase of three items is one event of three lines."""
+
+    merchant: MerchantId
+    type: EventType
+    action: str  # the wire's own name of it: "recommendation_result_click"
+    time: float  # Unix seconds, as the shopper's clock said where the event carries it
+    received: float  # Unix seconds
+    shopper: Shopper
+    fingerprint: bytes  # 16 bytes: what makes it this event and no other
+    section: Section = DEFAULT_SECTION
+    lines: tuple[Line, ...] = ()
+    revenue: float | None = None  # of the whole event
+    order_id: str | None = None
+    result_id: str | None = None
+    pod_id: str | None = None
+    strategy: str | None = None
+    term: str | None = None
+    conversion_type: str | None = None
+    learn: bool = True  # False: a robot's or the merchant's own traffic, kept apart
+    payload: dict[str, Any] = {}  # the rest, as it came, personal data scrubbed
+
+
+class HistoryEntry(msgspec.Struct, frozen=True, array_like=True):
+    """One of a shopper's recent events, as Redis keeps it."""
+
+    item_id: ItemId
+    type: EventType
+    time: float  # Unix seconds
+    result_id: str | None = None

@@ -1,0 +1,53 @@
+"""Pods: named placements, their strategy chain and its parameters."""
+
+from __future__ import annotations
+
+import enum
+from typing import Annotated, Any
+
+import msgspec
+
+from app.domain.catalogue import DEFAULT_SECTION, Section
+
+PodId = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$")]
+
+MAX_RESULTS = 100
+DEFAULT_RESULTS = 10
+
+
+class RunMode(enum.StrEnum):
+    """How a strategy is contained: see `app.plugins.runner`."""
+
+    INLINE = "inline"
+    THREAD = "thread"
+    PROCESS = "process"
+
+
+class StrategyConfiguration(msgspec.Struct, frozen=True, kw_only=True):
+    """A strategy with its configuration, under a name of the merchant's: what is fitted, and what
+    pods refer to."""
+
+    id: PodId
+    strategy: str  # entry-point name
+    config: dict[str, Any] = {}  # valid for the strategy's JSON Schema
+    mode: RunMode = RunMode.INLINE
+
+
+class Pod(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A named placement on a shop's pages."""
+
+    id: PodId
+    display_name: Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
+    section: Section = DEFAULT_SECTION
+    chain: Annotated[tuple[str, ...], msgspec.Meta(min_length=1, max_length=8)]
+    """Ids of strategy configurations: the first choice, then its fallbacks. A later one fills what
+    the earlier ones left open."""
+    num_results: Annotated[int, msgspec.Meta(ge=1, le=MAX_RESULTS)] = DEFAULT_RESULTS
+    """How many, where the request does not say."""
+    exclude_seen: bool = False
+    """Leave out what the shopper viewed, clicked or put into the cart lately."""
+    exclude_bought: bool = False
+    """Leave out what the shopper bought lately."""
+    fill: bool = True
+    """Whether later strategies fill a list that the first left short. False: they answer only
+    where the earlier ones have nothing."""

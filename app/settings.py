@@ -1,0 +1,99 @@
+"""All settings, read once from the environment into one frozen object."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+
+PREFIX = "VITRINE_"
+
+Count = Annotated[int, msgspec.Meta(ge=0)]
+Positive = Annotated[int, msgspec.Meta(ge=1)]
+Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
+Seconds = Annotated[float, msgspec.Meta(gt=0)]
+
+
+class Secret(str):
+    """A string that does not print itself."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "Secret('…')"
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Each field `name` is read from `VITRINE_NAME`. README.md lists them all; a test holds both
+    together."""
+
+    database_url: str | None = None
+    """postgresql://user:password@host:port/database, as the role vitrine_app. None: embedded."""
+    database_owner_url: str | None = None
+    """The same as the schema's owner, for `vitrine migrate` and the worker's job schema."""
+    database_pool: Positive = 10
+    redis_url: str | None = None
+    """redis://host:port/0 or unix:///path. None: embedded."""
+    redis_cluster: bool = False
+    redis_pool: Positive = 32
+    home: Path = Path(".vitrine")
+    """Where the embedded servers, artefacts and uploads are kept."""
+    artefacts_url: str | None = None
+    """A directory, or any fsspec URL. None: `home`/artefacts."""
+    host: str = "127.0.0.1"
+    port: Port = 8000
+    workers: Positive = 1
+    log_level: str = "info"
+    request_budget: Seconds = 0.1
+    """Seconds that a recommendation may take."""
+    overfetch: Positive = 5
+    """How many candidates are asked for, a result asked for."""
+    history_length: Positive = 100
+    """Events kept a shopper in Redis."""
+    history_days: Positive = 90
+    near_cache_bytes: Positive = 256 * 1024 * 1024
+    """Bound of the rendered items that a process holds, all merchants together."""
+    poll_seconds: Seconds = 0.25
+    """How often a process looks for a new configuration or catalogue version."""
+    served_sample_rate: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.01
+    event_id_days: Positive = 30
+    """How long an event's fingerprint is remembered; an order's is for ever."""
+    max_body_bytes: Positive = 8 * 1024 * 1024
+    max_upload_bytes: Positive = 4 * 1024 * 1024 * 1024
+    trusted_proxies: str = ""
+    """Networks (CIDR, comma-separated) whose X-Forwarded-For is believed."""
+
+
+def from_environment(environment: Mapping[str, str] | None = None) -> Settings:
+    """The settings that the environment gives.
+
+    Raises:
+        SettingsError: naming each wrong or unknown variable and what it must be.
+    """
+    environment = os.environ if environment is None else environment
+    values: dict[str, Any] = {}
+    errors = []
+    known = {field.name: field for field in msgspec.structs.fields(Settings)}
+    for variable, text in sorted(environment.items()):
+        if not variable.startswith(PREFIX):
+            continue
+        name = variable.removeprefix(PREFIX).lower()
+        if name not in known:
+            errors.append(f"{variable}: there is no such setting")
+            continue
+        try:
+            values[name] = msgspec.convert(
+                Path(text) if known[name].type is Path else text, known[name].type, strict=False
+            )
+        except msgspec.ValidationError as error:
+            errors.append(f"{variable}: {error}")
+    if errors:
+        raise SettingsError("\n".join(errors))
+    return Settings(**values)
+
+
+class SettingsError(Exception):
+    """The environment does not make valid settings. The message is for the operator."""
