@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
-from vitrine_sdk import EventType
 
 from app.domain.catalogue import DEFAULT_SECTION, ItemId, Section
 from app.domain.merchant import MerchantId
+from vitrine_sdk import EventType
 
 
 class Shopper(msgspec.Struct, frozen=True):

@@ -45,7 +45,7 @@ class Operation:
     body_required: bool = True
     body_media_types: tuple[str, ...] = ("application/json",)
     responses: Mapping[int, Any] = field(default_factory=lambda: {200: None})
-    """Type of the JSON answer a status; None: no body described. Problems are added by themselves."""
+    """Type of the JSON answer a status; None: no body. Problems are added by themselves."""
     description: str = ""
     body_example: Any = None
     max_body_bytes: int | None = None  # None: the server's limit

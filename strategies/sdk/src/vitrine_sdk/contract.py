@@ -49,7 +49,7 @@ class EventType(enum.IntEnum):
 class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Base of a strategy's configuration. Its JSON Schema is published and checked on write.
 
-    Every field has a default that serves; bounds are given with ``Annotated[int, msgspec.Meta(...)]``.
+    Every field has a default that serves; bounds: ``Annotated[int, msgspec.Meta(...)]``.
     """
 
 
