@@ -29,6 +29,7 @@ class StrategyConfiguration(msgspec.Struct, frozen=True, kw_only=True):
 
     id: PodId
     strategy: str  # entry-point name
+    section: Section = DEFAULT_SECTION  # whose items and events it learns from
     config: dict[str, Any] = {}  # valid for the strategy's JSON Schema
     mode: RunMode = RunMode.INLINE
 

@@ -83,6 +83,7 @@ strategy_configuration = sa.Table(
     _merchant(primary_key=True),
     sa.Column("id", sa.Text, primary_key=True),
     sa.Column("strategy", sa.Text, nullable=False),
+    sa.Column("section", sa.Text, nullable=False, server_default="Products"),
     sa.Column("config", pg.JSONB, nullable=False, server_default=EMPTY_OBJECT),
     sa.Column("mode", sa.Text, nullable=False, server_default="inline"),
     sa.Column("version", sa.BigInteger, nullable=False, server_default="1"),
