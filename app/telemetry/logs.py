@@ -1,0 +1,193 @@
+"""Logs: one JSON object a line, and one canonical line a request.
+
+One bare processor (level, time, JSON by orjson) on a bytes logger: less than 5 µs a line.
+Values are JSON-escaped, so that nothing a client sends can forge a line; names that speak of
+secrets are blanked, and passwords in URLs of tracebacks too.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+import traceback
+from collections.abc import Callable, MutableMapping
+from typing import Any, Final
+
+import orjson
+import structlog
+
+from app.telemetry.output import Output
+
+LEVELS: Final = {
+    "debug": logging.DEBUG,
+    "info": logging.INFO,
+    "warning": logging.WARNING,
+    "error": logging.ERROR,
+}
+SECRET_NAMES: Final = frozenset(
+    {"authorization", "cookie", "password", "secret", "token", "database_url", "redis_url"}
+)
+BLANK: Final = "…"
+
+_URL_PASSWORD = re.compile(r"(://[^\s:/@]*):[^\s@]+@")
+_EventDict = MutableMapping[str, Any]
+
+Logger = structlog.typing.FilteringBoundLogger
+
+
+class CanonicalLine:
+    """What one request's log line says. Handlers fill in what they know; the middleware writes.
+
+    `fields` takes what only some routes know, bounded and without a shopper's data: counts, names.
+    """
+
+    __slots__ = (
+        "degraded",
+        "fallback",
+        "fields",
+        "merchant",
+        "pod",
+        "request_id",
+        "strategy",
+        "trace_id",
+    )
+
+    def __init__(self, request_id: str) -> None:
+        self.request_id = request_id
+        self.merchant: str | None = None
+        self.pod: str | None = None
+        self.strategy: str | None = None  # the configuration that gave the first result
+        self.fallback: str | None = None  # why the first in the chain did not answer
+        self.degraded: str | None = None  # what was away
+        self.trace_id: str | None = None
+        self.fields: dict[str, Any] = {}
+
+
+def canonical_writer(
+    output: Output, method: str, route: str
+) -> Callable[[CanonicalLine, int, float], None]:
+    """A function (line, status, seconds) that writes the canonical lines of one route.
+
+    It renders as structlog's loggers do here, but straight to `output`: on its way a bound logger
+    copies its fields five times, which costs more than all else together (3 µs of 5).
+    """
+
+    def write(line: CanonicalLine, status: int, seconds: float) -> None:
+        fields: dict[str, Any] = {
+            "event": "request",
+            "request_id": line.request_id,
+            "method": method,
+            "route": route,
+            "status": status,
+            "ms": round(seconds * 1000, 3),
+        }
+        if line.merchant is not None:
+            fields["merchant"] = line.merchant
+        if line.pod is not None:
+            fields["pod"] = line.pod
+            fields["strategy"] = line.strategy
+            fields["fallback"] = line.fallback
+            fields["degraded"] = line.degraded
+        if line.trace_id is not None:
+            fields["trace_id"] = line.trace_id
+        if line.fields:
+            fields.update(line.fields)
+        output.write(_line(None, "info", fields))
+
+    return write
+
+
+def configure(level: str = "info", output: Output | None = None) -> Output:
+    """Make structlog and the standard library's loggers write JSON lines to `output` (standard
+    output by default), and return it. Called once a process.
+
+    Raises:
+        ValueError: `level` is none of `LEVELS`.
+    """
+    if level not in LEVELS:
+        raise ValueError(f"log level {level!r}: must be one of {', '.join(LEVELS)}")
+    output = output or Output()
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level]),
+        processors=[_line],
+        logger_factory=lambda *_: output,
+        context_class=dict,
+        cache_logger_on_first_use=True,
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [_ToStructlog()]
+    root.setLevel(max(LEVELS[level], logging.INFO))
+    for name in ("asyncio", "procrastinate", "aiohttp.access", "alembic", "sqlalchemy"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    return output
+
+
+def get(name: str) -> Logger:
+    """The logger of one part of the program."""
+    log: Logger = structlog.get_logger(part=name)
+    return log
+
+
+def _line(_logger: object, method: str, event: _EventDict) -> bytes:
+    """The one processor: a call of a function costs more than what most of them do."""
+    event["level"] = "error" if method == "exception" else method
+    now = time.time()
+    second = int(now)
+    event["time"] = f"{_second(second)}.{int((now - second) * 1000):03d}Z"
+    if "exc_info" in event:
+        _exception(event)
+    if not SECRET_NAMES.isdisjoint(event):
+        for name in SECRET_NAMES & event.keys():
+            event[name] = BLANK
+    try:
+        return orjson.dumps(event, default=repr, option=orjson.OPT_PASSTHROUGH_SUBCLASS)
+    except TypeError:
+        # Lone surrogates (undecodable header bytes), keys that are no strings, too deep.
+        return orjson.dumps({str(name): _printable(value) for name, value in event.items()})
+
+
+def _cached_second() -> Callable[[int], str]:
+    last, text = -1, ""
+
+    def second(now: int) -> str:
+        nonlocal last, text
+        if now != last:
+            text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now))
+            last = now
+        return text
+
+    return second
+
+
+_second = _cached_second()
+
+
+def _exception(event: _EventDict) -> None:
+    error = event.pop("exc_info")
+    if isinstance(error, tuple):
+        error = error[1]
+    if isinstance(error, BaseException):
+        text = "".join(traceback.format_exception(error))
+    elif error:
+        text = traceback.format_exc()
+    else:
+        return
+    event["exception"] = _URL_PASSWORD.sub(rf"\1:{BLANK}@", text)
+
+
+def _printable(value: object) -> str:
+    return str(value).encode("utf-8", "backslashreplace").decode()
+
+
+class _ToStructlog(logging.Handler):
+    """The standard library's records, as lines like all others."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        log = get(record.name)
+        fields: dict[str, Any] = {}
+        if record.exc_info:
+            fields["exc_info"] = record.exc_info
+        level = record.levelname.lower()
+        write = getattr(log, level if level in LEVELS else "error")
+        write(_URL_PASSWORD.sub(rf"\1:{BLANK}@", record.getMessage()), **fields)
