@@ -22,7 +22,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
-import itertools
 import os
 import shutil
 import time
@@ -40,6 +39,7 @@ import numpy.typing as npt
 
 from app.domain.errors import Conflict, Unavailable
 from app.domain.model import MANIFEST_FORMAT, Manifest
+from app.plugins.packed_strings import pack_strings, unpack_strings
 from vitrine_sdk import Arrays
 
 MANIFEST: Final = "manifest.json"
@@ -84,6 +84,11 @@ class ArtefactStore:
         self._root = root
         # Two stores that share a machine must not share a cache.
         self._cache = cache / hashlib.sha256(f"{url}".encode()).hexdigest()[:16]
+
+    @staticmethod
+    def location(merchant: str, configuration_id: str, number: int) -> str:
+        """Where a model version lies, below the store's root."""
+        return f"{quote(merchant)}/{quote(configuration_id)}/{number}"
 
     # Writing
 
@@ -152,7 +157,7 @@ class ArtefactStore:
             raise ArtefactError(f"artefact {location}: its manifest is not the one published")
         manifest = read_manifest(text, location)
         self._verify(directory, location, sha256, manifest)
-        loaded = {name: _array(directory, name, location) for name in _names(manifest)}
+        loaded = open_arrays(directory, _names(manifest), location)
         utf8, offsets = loaded.pop(ITEMS_UTF8), loaded.pop(ITEMS_OFFSETS)
         ids = unpack_strings(utf8, offsets)
         if len(ids) != manifest.items:
@@ -221,12 +226,10 @@ class ArtefactStore:
     def age(self, location: str) -> float:
         """Seconds since the artefact's manifest was written; 0 where the store does not tell."""
         try:
-            return (
-                time.time() - self._fs.modified(self._remote(f"{location}/{MANIFEST}")).timestamp()
-            )
+            written = self._fs.modified(self._remote(f"{location}/{MANIFEST}"))
         except (OSError, NotImplementedError):
             return 0.0
-        return age
+        return time.time() - float(written.timestamp())
 
     def delete(self, location: str) -> None:
         """Remove an artefact. Processes that have it open keep it until they let it go."""
@@ -250,11 +253,6 @@ class ArtefactStore:
 
     def _remote(self, location: str) -> str:
         return f"{self._root.rstrip('/')}/{location}"
-
-
-def location(merchant: str, configuration_id: str, number: int) -> str:
-    """Where a model version lies, below the store's root."""
-    return f"{quote(merchant)}/{quote(configuration_id)}/{number}"
 
 
 def quote(name: str) -> str:
@@ -315,21 +313,6 @@ def read_manifest(text: bytes, location: str) -> Manifest:
         raise ArtefactError(f"artefact {location}: its manifest is damaged: {error}") from None
 
 
-def pack_strings(strings: Sequence[str]) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
-    """Strings as joined UTF-8 and n + 1 byte offsets."""
-    encoded = [string.encode() for string in strings]
-    offsets = np.zeros(len(encoded) + 1, np.int64)
-    np.cumsum(np.fromiter(map(len, encoded), np.int64, len(encoded)), out=offsets[1:])
-    return np.frombuffer(b"".join(encoded), np.uint8), offsets
-
-
-def unpack_strings(utf8: npt.NDArray[np.uint8], offsets: npt.NDArray[np.int64]) -> list[str]:
-    """The reverse of `pack_strings`."""
-    data = utf8.tobytes()
-    bounds = offsets.tolist()
-    return [data[start:end].decode() for start, end in itertools.pairwise(bounds)]
-
-
 _NAME_CHARACTERS: Final = frozenset(
     "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-."
 )
@@ -341,6 +324,17 @@ def _names(manifest: Manifest) -> list[str]:
         if needed not in names:
             raise ArtefactError(f"artefact: {needed}.npy is not in the manifest")
     return names
+
+
+def open_arrays(
+    directory: Path, names: Sequence[str], location: str = ""
+) -> dict[str, npt.NDArray[Any]]:
+    """Arrays of a directory, memory-mapped and read-only.
+
+    Raises:
+        ArtefactError: one is missing, or holds what is no plain array.
+    """
+    return {name: _array(directory, name, location) for name in names}
 
 
 def _array(directory: Path, name: str, location: str) -> npt.NDArray[Any]:

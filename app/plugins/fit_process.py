@@ -1,0 +1,136 @@
+"""The child process that fits: `python -m app.plugins.fit_process`.
+
+It reads one line of JSON (`FitJob`) from standard input and answers with one (`FitReport`) on
+standard output, which a strategy that prints cannot reach: its prints go to standard error.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import resource
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Mapping
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from app.domain.errors import InvalidInput
+from app.plugins import training_files
+from app.plugins.artefacts import ITEMS_OFFSETS, ITEMS_UTF8, open_arrays, write
+from app.plugins.discovery import discover
+from vitrine_sdk import ENTRY_POINT_GROUP, Context
+
+
+class FitJob(msgspec.Struct, frozen=True, kw_only=True):
+    data: str  # directory that training_files.save wrote
+    staged: str  # empty directory for the artefact
+    strategy: str  # entry-point name
+    config: dict[str, Any]
+    seed: int
+    memory_mib: int | None = None
+
+
+class FitReport(msgspec.Struct, frozen=True, kw_only=True):
+    error: str | None = None
+    contract: int = 0
+    format: int = 0
+    items: int = 0
+    files: Mapping[str, str] = {}
+    metrics: Mapping[str, float] = {}
+
+
+def config_hash(config: Mapping[str, Any]) -> str:
+    """SHA-256 of a configuration's canonical JSON, hex."""
+    return hashlib.sha256(msgspec.json.encode(config, order="deterministic")).hexdigest()
+
+
+def run(job: FitJob) -> FitReport:
+    """Fit, write, and open again what was written: a version that cannot be loaded is none."""
+    if job.memory_mib is not None:
+        limit = job.memory_mib << 20
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    started = time.perf_counter()
+    found = discover(entry_points(group=ENTRY_POINT_GROUP, name=job.strategy)).get(job.strategy)
+    if found is None:
+        return FitReport(error=f"strategy {job.strategy!r} is not installed")
+    try:
+        strategy, config = found.usable(), found.configuration(job.config)
+    except InvalidInput as error:
+        return FitReport(error=error.message)
+    data = training_files.load(Path(job.data))
+    staged = Path(job.staged)
+    step = "fit"
+    try:
+        arrays = strategy.fit(data, config, job.seed)
+        fitted = time.perf_counter()
+        step = "what it made could not be written"
+        files = write(staged, arrays, data.items.ids)
+        step = "what it made could not be loaded"
+        del arrays
+        opened = open_arrays(staged, [name.removesuffix(".npy") for name in files])
+        opened.pop(ITEMS_UTF8)
+        opened.pop(ITEMS_OFFSETS)
+        model = strategy.load(opened, config, len(data.items))
+        model.recommend(Context(now=data.now), 1)
+    except MemoryError:
+        return FitReport(error=f"{step}: out of memory")
+    except Exception as error:  # noqa: BLE001  # a strategy's own trouble, told to its merchant
+        traceback.print_exc()
+        first = next(iter(str(error).splitlines()), "")
+        return FitReport(error=f"{step}: {type(error).__name__}: {first}"[:500].rstrip(": "))
+    return FitReport(
+        contract=found.contract or 0,
+        format=found.format or 0,
+        items=len(data.items),
+        files=files,
+        metrics={
+            "items": float(len(data.items)),
+            "events": float(len(data.events)),
+            "shoppers": float(data.events.shoppers),
+            "seconds": round(fitted - started, 3),
+            "peak_mib": round(_peak_mib(), 1),
+            "bytes": float(sum((staged / name).stat().st_size for name in files)),
+        },
+    )
+
+
+def _peak_mib() -> float:
+    try:
+        # ru_maxrss would be the parent's, where that is larger: it outlives an exec.
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) / 1024
+    except OSError:
+        pass
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def _end_with_parent() -> None:
+    """Ends this process when the one that started it closes its end of the pipe, or dies."""
+    sys.stdin.buffer.read()
+    os._exit(1)
+
+
+def main() -> None:
+    answer = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # prints are for people
+    job = msgspec.json.decode(sys.stdin.buffer.readline(), type=FitJob)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    os.nice(5)  # serving comes first
+    report = run(job)
+    answer.write(msgspec.json.encode(report))
+    answer.close()
+    # Not through the interpreter's end: a thread of a strategy's must not hold it up, and the
+    # reader of standard input does.
+    sys.stderr.flush()
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()
