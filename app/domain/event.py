@@ -33,6 +33,10 @@ class Line(msgspec.Struct, frozen=True, kw_only=True):
     variation_id: str | None = None
     quantity: float = 1.0
     price: float | None = None  # of one
+    # A purchase's line: the recommendation that led to it, by the shopper's earlier click.
+    result_id: str | None = None
+    pod_id: str | None = None
+    strategy: str | None = None
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,7 +58,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     strategy: str | None = None
     term: str | None = None
     conversion_type: str | None = None
-    learn: bool = True  # False: a robot's or the merchant's own traffic, kept apart
+    learn: bool = True  # False: a robot's or the merchant's own traffic, or of type OTHER
     payload: dict[str, Any] = {}  # the rest, as it came, personal data scrubbed
 
 

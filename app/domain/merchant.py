@@ -43,6 +43,11 @@ class TrackingSettings(msgspec.Struct, frozen=True, kw_only=True):
     robot_agents: tuple[str, ...] = ()  # further parts of User-Agent, beside the built-in list
     conversion_types: tuple[str, ...] = ("add_to_wishlist", "like", "message", "make_offer", "read")
     require_consent: bool = False  # then only events that say `consent=true` are tracked
+    privacy_signals: bool = True
+    """Whether the headers `Sec-GPC: 1` and `DNT: 1` count as a refusal of consent, unless the event
+    itself says `consent=true`."""
+    attribution_days: float = 7
+    """How long after a click on a recommendation a purchase of the item is ascribed to it."""
 
 
 class Merchant(msgspec.Struct, frozen=True, kw_only=True):

@@ -44,6 +44,7 @@ class EventType(enum.IntEnum):
     PURCHASE = 4
     SEARCH = 5  # a term was searched; the item, where there is one, was chosen from its results
     CONVERSION = 6  # a type of the merchant's own: wishlist, like, sign-up
+    OTHER = 7  # whatever else was tracked (session start, focus): kept, never learned from
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
