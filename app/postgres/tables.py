@@ -20,13 +20,14 @@ NOW = sa.text("now()")
 EMPTY_OBJECT = sa.text("'{}'::jsonb")
 
 
-def _merchant(**kwargs: bool) -> sa.Column[str]:
+def _merchant(*, primary_key: bool = False, index: bool | None = None) -> sa.Column[str]:
     return sa.Column(
         "merchant_id",
         sa.Text,
         sa.ForeignKey("merchant.id", ondelete="CASCADE"),
         nullable=False,
-        **kwargs,
+        primary_key=primary_key,
+        index=index,
     )
 
 

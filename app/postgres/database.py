@@ -1,0 +1,250 @@
+"""Transactions on PostgreSQL, each within one merchant's rows or within none.
+
+Row-level security hides every row of a table with a `merchant_id` from a transaction that has not
+named that merchant. It is the second wall: queries name the merchant as well.
+
+Bulk: PostgreSQL refuses `COPY FROM` into a table with row-level security. So `copy` fills a
+temporary table made by `stage`, in the same transaction, and an INSERT ... SELECT moves the rows
+on. For less than some thousand rows, INSERT ... SELECT FROM unnest(...) is quicker: a temporary
+table costs catalogue rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any, Final
+
+import asyncpg
+import msgspec
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from app.domain.errors import Unavailable
+from app.domain.merchant import MerchantId
+
+_SCOPE: Final = sa.text("SELECT set_config('vitrine.merchant', :merchant, true)")
+_SCOPE_AND_TIMEOUT: Final = sa.text(
+    "SELECT set_config('vitrine.merchant', :merchant, true),"
+    " set_config('statement_timeout', :timeout, true)"
+)
+# SQLSTATE classes and codes that pass by themselves; the same call may succeed a moment later.
+_PASSING_CLASSES: Final = frozenset({"08", "40", "53", "57", "58"})
+_PASSING_CODES: Final = frozenset({"55P03", "25006"})  # lock timeout; a standby after a failover
+
+
+class Database:
+    """Opens transactions. Shared by all stores of a process; holds no state of its own.
+
+    Raises (every method, also for what the body of the `async with` raises):
+        Unavailable: PostgreSQL is away, overloaded, timed out or gave up on a lock. Where the
+            connection broke during the commit, whether it took place is not known.
+    """
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+
+    @asynccontextmanager
+    async def merchant(
+        self, merchant: MerchantId, *, statement_timeout: float | None = None
+    ) -> AsyncIterator[AsyncConnection]:
+        """A transaction that sees and writes the rows of one merchant; committed at the end of the
+        block, rolled back where it raises.
+
+        Args:
+            statement_timeout: seconds for each statement, in place of the engine's; 0: none.
+        """
+        if not merchant:
+            raise ValueError("a merchant's transaction needs a merchant")
+        async with self._transaction(merchant, statement_timeout) as connection:
+            yield connection
+
+    @asynccontextmanager
+    async def system(
+        self, *, statement_timeout: float | None = None
+    ) -> AsyncIterator[AsyncConnection]:
+        """A transaction of no merchant: it sees the table `merchant` whole, may call functions,
+        and sees no row of any table that has a `merchant_id`."""
+        async with self._transaction(MerchantId(""), statement_timeout) as connection:
+            yield connection
+
+    async def ping(self) -> None:
+        """Asks PostgreSQL for an answer."""
+        async with self.system():
+            pass
+
+    async def close(self) -> None:
+        await self._engine.dispose()
+
+    @asynccontextmanager
+    async def _transaction(
+        self, merchant: MerchantId, statement_timeout: float | None
+    ) -> AsyncIterator[AsyncConnection]:
+        with _translated():
+            async with self._engine.connect() as connection:
+                try:
+                    if statement_timeout is None:
+                        await connection.execute(_SCOPE, {"merchant": merchant})
+                    else:
+                        await connection.execute(
+                            _SCOPE_AND_TIMEOUT,
+                            {"merchant": merchant, "timeout": _milliseconds(statement_timeout)},
+                        )
+                except OSError as error:
+                    raise _unavailable() from error
+                yield connection
+                await connection.commit()
+
+
+def connect(
+    url: str,
+    *,
+    pool: int = 10,
+    statement_timeout: float = 30.0,
+    pool_timeout: float = 3.0,
+    connect_timeout: float = 5.0,
+    application_name: str = "vitrine",
+) -> Database:
+    """A Database on `url`; connections are opened when needed.
+
+    Args:
+        url: postgresql://..., all that libpq understands there (sslmode, host=/socket/directory).
+        pool: connections at most.
+        statement_timeout: seconds a statement may take, 0: no bound.
+        pool_timeout: seconds to wait for a free connection before Unavailable.
+        connect_timeout: seconds to open one.
+    """
+    return Database(
+        engine(
+            url,
+            pool=pool,
+            statement_timeout=statement_timeout,
+            pool_timeout=pool_timeout,
+            connect_timeout=connect_timeout,
+            application_name=application_name,
+        )
+    )
+
+
+def engine(
+    url: str,
+    *,
+    pool: int,
+    statement_timeout: float,
+    pool_timeout: float,
+    connect_timeout: float,
+    application_name: str,
+) -> AsyncEngine:
+    """The engine below a Database. asyncpg reads the URL itself, so that everything libpq knows
+    works in it; SQLAlchemy would pass `sslmode` on as an unknown argument."""
+    dsn = libpq_url(url)
+
+    async def open_connection() -> Any:
+        try:
+            return await asyncpg.connect(
+                dsn,
+                timeout=connect_timeout,
+                server_settings={
+                    "application_name": application_name,
+                    "statement_timeout": _milliseconds(statement_timeout),
+                    # A process that hangs within a transaction must not hold its locks for ever.
+                    "idle_in_transaction_session_timeout": "300000",
+                    "timezone": "UTC",
+                },
+            )
+        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            raise _unavailable() from error
+
+    made = create_async_engine(
+        "postgresql+asyncpg://",
+        async_creator=open_connection,
+        pool_size=pool,
+        max_overflow=0,
+        pool_timeout=pool_timeout,
+        json_serializer=_encode_json,
+        json_deserializer=msgspec.json.decode,
+    )
+
+    @sa.event.listens_for(made.sync_engine, "checkout")
+    def refuse_closed(dbapi_connection: Any, _record: Any, _proxy: Any) -> None:
+        # asyncpg notices a closed socket without a round trip; the pool then opens a new one.
+        if dbapi_connection.driver_connection.is_closed():
+            raise sa.exc.DisconnectionError
+
+    return made
+
+
+def libpq_url(url: str) -> str:
+    """`url` without a SQLAlchemy driver name: postgresql+asyncpg:// becomes postgresql://."""
+    scheme, separator, rest = url.partition("://")
+    if not separator or scheme.partition("+")[0] not in ("postgresql", "postgres"):
+        raise ValueError("a database URL begins with postgresql://")
+    return f"postgresql://{rest}"
+
+
+async def raw(connection: AsyncConnection) -> asyncpg.Connection:
+    """The asyncpg connection below `connection`, within the same transaction. A value for a jsonb
+    column is JSON text (str) here."""
+    return (await connection.get_raw_connection()).driver_connection
+
+
+async def stage(connection: AsyncConnection, name: str, columns: Iterable[sa.Column[Any]]) -> None:
+    """Makes the temporary table `name` with the columns' names and types, no constraint; it is
+    gone at the end of the transaction."""
+    quote = connection.dialect.identifier_preparer.quote
+    body = ", ".join(
+        f"{quote(column.name)} {column.type.compile(dialect=connection.dialect)}"
+        for column in columns
+    )
+    await connection.exec_driver_sql(
+        f"CREATE TEMPORARY TABLE {quote(name)} ({body}) ON COMMIT DROP"
+    )
+
+
+async def copy(
+    connection: AsyncConnection, name: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]
+) -> None:
+    """COPY of rows into a temporary table that `stage` made."""
+    driver = await raw(connection)
+    await driver.copy_records_to_table(
+        name, schema_name="pg_temp", columns=list(columns), records=rows, timeout=None
+    )
+
+
+def is_passing(error: BaseException) -> bool:
+    """Whether an error is of the store's state rather than of the statement."""
+    if isinstance(error, sa.exc.TimeoutError | ConnectionError | TimeoutError):
+        return True  # no free connection; socket lost; asyncpg's own deadline
+    if isinstance(error, sa.exc.DBAPIError):
+        if error.connection_invalidated:
+            return True
+        return error.orig is not None and _passing_code(getattr(error.orig, "sqlstate", None))
+    if isinstance(error, asyncpg.PostgresError):
+        return _passing_code(error.sqlstate)
+    return False
+
+
+def _passing_code(code: str | None) -> bool:
+    return code is not None and (code[:2] in _PASSING_CLASSES or code in _PASSING_CODES)
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        if is_passing(error):
+            raise _unavailable() from error
+        raise
+
+
+def _unavailable() -> Unavailable:
+    return Unavailable("the database does not answer now: try again")
+
+
+def _milliseconds(seconds: float) -> str:
+    return str(round(seconds * 1000))
+
+
+def _encode_json(value: Any) -> str:
+    return msgspec.json.encode(value).decode()
