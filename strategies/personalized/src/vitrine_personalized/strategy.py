@@ -1,0 +1,218 @@
+"""Directed item-to-item transitions from a decayed history, and repeat purchases where a shop
+has them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from vitrine_sdk import (
+    NO_CANDIDATES,
+    Arrays,
+    Candidates,
+    Config,
+    Context,
+    Events,
+    EventType,
+    FloatArray,
+    History,
+    Needs,
+    TrainingData,
+)
+from vitrine_sdk.cooccurrence import damped, followed, neighbours, popularity, type_weights
+from vitrine_sdk.neighbours import Neighbours, checked, summed
+from vitrine_sdk.ranking import ranked
+
+DAY = 86_400
+FROM_HISTORY, BOUGHT_BEFORE = 0, 1
+
+Weight = Annotated[float, msgspec.Meta(ge=0, le=1000)]
+Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
+
+
+class PersonalizedConfig(Config, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How much of the history counts, and how transitions are learned."""
+
+    view: Weight = 1.0
+    click: Weight = 1.0
+    cart: Weight = 2.0
+    purchase: Weight = 3.0
+    search: Weight = 0.5
+    conversion: Weight = 1.0
+    history: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 100
+    """How many of the latest events are looked at."""
+    recency: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.8
+    """Each event counts so much of the one that came after it."""
+    half_life_days: Annotated[float, msgspec.Meta(gt=0, le=3650)] = 30.0
+    """An event this old counts half, beside `recency`."""
+    window_days: Annotated[float, msgspec.Meta(gt=0, le=3650)] = 730.0
+    """Events older than this are not learned from."""
+    gaps: Annotated[int, msgspec.Meta(ge=1, le=50)] = 8
+    """How many places after an event another one is taken as its consequence."""
+    gap_decay: Annotated[float, msgspec.Meta(ge=0, le=4)] = 0.8
+    """The weight of gap g is g ** -gap_decay."""
+    backward: Share = 0.4
+    """How much "came before" counts beside "came after"."""
+    damping: Share = 0.4
+    """0: what sells best comes first; 1: only what is peculiar to the history."""
+    shrink: Annotated[float, msgspec.Meta(ge=0, le=1000)] = 0.0
+    """Transitions seen about as often as this are trusted half."""
+    repeats: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
+    """Share of the answer for what the shopper bought before; null: as the shop's data says."""
+    neighbours: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 120
+    """How many transitions are kept an item."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PersonalizedModel:
+    transitions: Neighbours
+    again: FloatArray  # how readily an item is bought again, 0 .. 1
+    repeats: float  # share of purchases that repeat an earlier one
+    type_weights: FloatArray  # 128, by EventType
+    config: PersonalizedConfig
+
+    def recommend(self, context: Context, limit: int) -> Candidates:
+        history = context.history
+        if not len(history):
+            return NO_CANDIDATES
+        weights = self._weights(history)
+        found, scores = self.transitions.merged(history.items, weights)
+        own = np.isin(found, history.items)
+        found, scores = found[~own], scores[~own]
+        reasons = np.zeros(len(found), np.uint8)
+        if self.repeats > 0:
+            found, scores, reasons = self._with_repeats(history, weights, found, scores, reasons)
+        return ranked(found, scores, limit, reasons, context.eligible)
+
+    def _weights(self, history: History) -> FloatArray:
+        """Of each event: by its type, its place and its age."""
+        place = np.arange(len(history), dtype=np.float32)
+        decay = np.float32(self.config.recency) ** place
+        age = np.exp2(-history.ages / np.float32(self.config.half_life_days * DAY))
+        # The newest event always counts, however old it is: ages are relative to it.
+        age = age / max(float(age[0]), 1e-30)
+        weights: FloatArray = self.type_weights[history.types] * decay * age
+        return weights.astype(np.float32)
+
+    def _with_repeats(
+        self,
+        history: History,
+        weights: FloatArray,
+        found: npt.NDArray[np.int32],
+        scores: FloatArray,
+        reasons: npt.NDArray[np.uint8],
+    ) -> tuple[npt.NDArray[np.int32], FloatArray, npt.NDArray[np.uint8]]:
+        bought = history.types == EventType.PURCHASE
+        items, again = summed(
+            history.items[bought],
+            (np.sqrt(weights[bought]) * self.again[history.items[bought]]).astype(np.float32),
+        )
+        keep = again > 0
+        items, again = items[keep], again[keep]
+        if not len(items):
+            return found, scores, reasons
+        share = np.float32(self.repeats)
+        if len(scores):
+            scores = scores * ((1 - share) / max(float(scores.max()), 1e-30))
+        again = again * (share / again.max())
+        codes = np.full(len(items), BOUGHT_BEFORE, np.uint8)
+        return (
+            np.concatenate((items, found)),
+            np.concatenate((again, scores)).astype(np.float32),
+            np.concatenate((codes, reasons)),
+        )
+
+
+class Personalized:
+    """See `PersonalizedConfig`."""
+
+    contract: ClassVar[int] = 1
+    format: ClassVar[int] = 1
+    reasons: ClassVar[tuple[str, ...]] = ("from_history", "bought_before")
+
+    @property
+    def config(self) -> type[PersonalizedConfig]:
+        return PersonalizedConfig
+
+    def needs(self, config: PersonalizedConfig) -> Needs:
+        return Needs(history=config.history, eligible=True)
+
+    def fit(self, data: TrainingData, config: PersonalizedConfig, seed: int) -> Arrays:  # noqa: ARG002
+        n = len(data.items)
+        events = data.events
+        weights = type_weights(events, _weights_by_type(config))
+        recent = events.time >= data.now - config.window_days * DAY
+        used = np.flatnonzero((weights > 0) & recent)
+        # A view, then a click, then a cart of one item are one step in a history.
+        step = np.ones(len(used), np.bool_)
+        step[1:] = (np.diff(events.item[used]) != 0) | (np.diff(events.shopper[used]) != 0)
+        first = np.flatnonzero(step)
+        item, shopper = events.item[used][first], events.shopper[used][first]
+        weight = np.maximum.reduceat(weights[used], first) if len(first) else weights[used]
+
+        gaps = [(g, g**-config.gap_decay) for g in range(1, config.gaps + 1)]
+        counts = followed(item, shopper, weight, n, gaps)
+        counts = counts + counts.T * np.float32(config.backward)
+        counts.setdiag(0)
+        counts = damped(counts, popularity(item, weight, n), 0.5, config.damping, config.shrink)
+        again, share = _repeats(events, n)
+        repeats = share if config.repeats is None else config.repeats
+        return {
+            **neighbours(counts, config.neighbours).arrays("transitions"),
+            "again": again,
+            "repeats": np.array([repeats], np.float32),
+        }
+
+    def load(self, arrays: Arrays, config: PersonalizedConfig, items: int) -> PersonalizedModel:
+        table = np.zeros(128, np.float32)
+        for code, weight in _weights_by_type(config).items():
+            table[code] = weight
+        return PersonalizedModel(
+            Neighbours.from_arrays(arrays, "transitions", items),
+            checked(arrays, "again", np.float32, items),
+            float(checked(arrays, "repeats", np.float32, 1)[0]),
+            table,
+            config,
+        )
+
+
+def _weights_by_type(config: PersonalizedConfig) -> dict[int, float]:
+    return {
+        EventType.VIEW: config.view,
+        EventType.CLICK: config.click,
+        EventType.CART: config.cart,
+        EventType.PURCHASE: config.purchase,
+        EventType.SEARCH: config.search,
+        EventType.CONVERSION: config.conversion,
+    }
+
+
+def _repeats(events: Events, n: int) -> tuple[FloatArray, float]:
+    """How readily each item is bought again (share of its buyers who did on another visit, shrunk
+    towards the shop's mean), and the share of all purchases that repeat one; 0 if under a tenth."""
+    rows = np.flatnonzero((events.type == EventType.PURCHASE) & (events.item >= 0))
+    if not len(rows):
+        return np.zeros(n, np.float32), 0.0
+    # Distinct (shopper, item, visit).
+    visit = events.session[rows].astype(np.int64)
+    pair = events.shopper[rows].astype(np.int64) * n + events.item[rows]
+    order = np.lexsort((visit, pair))
+    pair, visit = pair[order], visit[order]
+    new_pair = np.concatenate(([True], np.diff(pair) != 0))
+    new_visit = new_pair | np.concatenate(([True], np.diff(visit) != 0))
+    item = events.item[rows][order]
+    starts = np.flatnonzero(new_pair)
+    visits = np.add.reduceat(new_visit.astype(np.int64), starts)
+    buyers = np.bincount(item[starts], minlength=n)
+    repeaters = np.bincount(item[starts], visits > 1, minlength=n)
+    share = float((visits.sum() - len(starts)) / visits.sum())
+    if share < 0.1:
+        return np.zeros(n, np.float32), 0.0
+    mean = repeaters.sum() / max(buyers.sum(), 1)
+    again = (repeaters + 5 * mean) / (buyers + 5)
+    again[buyers == 0] = 0
+    return again.astype(np.float32), share

@@ -1,0 +1,142 @@
+"""Item-to-item matrices as an artefact: the strongest neighbours of each item, in CSR arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from vitrine_sdk.contract import Arrays, FloatArray, IntArray
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Neighbours:
+    """Row `i`: items ``items[offsets[i]:offsets[i + 1]]`` with their weights."""
+
+    offsets: npt.NDArray[np.int64]  # n + 1
+    items: IntArray
+    weights: FloatArray
+
+    def arrays(self, name: str) -> dict[str, npt.NDArray[Any]]:
+        """The artefact's arrays; read back by `from_arrays` with the same name."""
+        return {
+            f"{name}_offsets": self.offsets,
+            f"{name}_items": self.items,
+            f"{name}_weights": self.weights,
+        }
+
+    @classmethod
+    def from_arrays(cls, arrays: Arrays, name: str, rows: int) -> Neighbours:
+        """Checked, not copied.
+
+        Raises:
+            ValueError: an array is missing or has another shape or type than it must.
+        """
+        offsets = checked(arrays, f"{name}_offsets", np.int64, rows + 1)
+        size = int(offsets[-1])
+        return cls(
+            offsets,
+            checked(arrays, f"{name}_items", np.int32, size),
+            checked(arrays, f"{name}_weights", np.float32, size),
+        )
+
+    def merged(self, rows: IntArray, factors: FloatArray) -> tuple[IntArray, FloatArray]:
+        """The rows' neighbours, each once, ascending, with the sum of factor times weight."""
+        starts = self.offsets[rows]
+        counts = self.offsets[rows + 1] - starts
+        total = int(counts.sum())
+        if not total:
+            return np.empty(0, np.int32), np.empty(0, np.float32)
+        before = np.cumsum(counts) - counts
+        index = np.repeat(starts - before, counts) + np.arange(total)
+        items = self.items[index]
+        weights = self.weights[index] * np.repeat(factors, counts)
+        return summed(items, weights)
+
+
+def summed(items: IntArray, weights: FloatArray) -> tuple[IntArray, FloatArray]:
+    """Each item once, ascending, with the sum of its weights."""
+    if not len(items):
+        return items, weights
+    order = np.argsort(items, kind="stable")
+    items = items[order]
+    first = np.flatnonzero(np.concatenate(([True], items[1:] != items[:-1])))
+    return items[first], np.add.reduceat(weights[order], first).astype(np.float32)
+
+
+def checked(arrays: Arrays, name: str, dtype: Any, length: int) -> npt.NDArray[Any]:
+    """The array of that name.
+
+    Raises:
+        ValueError: it is missing, or has another shape or type than it must.
+    """
+    array = arrays.get(name)
+    if array is None:
+        raise ValueError(f"the artefact has no array {name!r}")
+    if array.shape != (length,) or array.dtype != np.dtype(dtype):
+        raise ValueError(
+            f"array {name!r} is {array.dtype}{list(array.shape)}, "
+            f"expected {np.dtype(dtype)}[{length}]"
+        )
+    return array
+
+
+def strongest(
+    offsets: npt.NDArray[np.int64] | IntArray,
+    items: IntArray,
+    weights: FloatArray,
+    keep: int,
+) -> Neighbours:
+    """At most `keep` neighbours with positive weight a row, strongest first (ties: as they came).
+
+    Linear in the cells, a block of rows at a time.
+    """
+    parts = [
+        _strongest(np.diff(offsets[a : b + 1]), items[span], weights[span], keep)
+        for a, b in _blocks(offsets)
+        for span in (slice(int(offsets[a]), int(offsets[b])),)
+    ]
+    counts = np.concatenate([p[0] for p in parts]) if parts else np.empty(0, np.int64)
+    return Neighbours(
+        np.concatenate(([0], np.cumsum(counts))).astype(np.int64),
+        np.concatenate([p[1] for p in parts]) if parts else np.empty(0, np.int32),
+        np.concatenate([p[2] for p in parts]) if parts else np.empty(0, np.float32),
+    )
+
+
+BLOCK = 2_000_000
+
+
+def _blocks(offsets: npt.NDArray[Any]) -> Iterator[tuple[int, int]]:
+    """Spans of rows with about `BLOCK` cells each."""
+    row, last = 0, len(offsets) - 1
+    while row < last:
+        end = int(np.searchsorted(offsets, offsets[row] + BLOCK, side="right")) - 1
+        end = min(max(end, row + 1), last)
+        yield row, end
+        row = end
+
+
+def _strongest(
+    sizes: npt.NDArray[np.int64], items: IntArray, weights: FloatArray, keep: int
+) -> tuple[npt.NDArray[np.int64], IntArray, FloatArray]:
+    ends = np.cumsum(sizes)
+    least = np.zeros(len(sizes), np.float32)
+    for row in np.flatnonzero(sizes > keep):
+        cells = weights[ends[row] - sizes[row] : ends[row]]
+        least[row] = np.partition(cells, len(cells) - keep)[len(cells) - keep]
+    rows = np.repeat(np.arange(len(sizes)), sizes)
+    near = np.flatnonzero((weights > 0) & (weights >= least[rows]))
+    rows, items, weights = rows[near], items[near], np.ascontiguousarray(weights[near], np.float32)
+    # One key: the row, then the weight falling. The bits of a positive float grow with it.
+    key = (rows.astype(np.uint64) << np.uint64(32)) | (
+        np.uint64(0xFFFFFFFF) - weights.view(np.uint32).astype(np.uint64)
+    )
+    order = np.argsort(key, kind="stable")
+    counts = np.bincount(rows, minlength=len(sizes))
+    rank = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
+    chosen = order[rank < keep]
+    return np.minimum(counts, keep), items[chosen].astype(np.int32), weights[chosen]
