@@ -77,7 +77,7 @@ def parse_filters(filters: Mapping[str, Sequence[str]], parameter: str = "filter
         InvalidInput: naming the parameter, e.g. `filters[price]`.
     """
     if sum(map(len, filters.values())) > MAX_TERMS:
-        raise _too_large(parameter, f"at most {MAX_TERMS} values")
+        raise TooLarge.field(parameter, f"at most {MAX_TERMS} values")
     parts = [_filter(name, values, f"{parameter}[{name}]") for name, values in filters.items()]
     return parts[0] if len(parts) == 1 else And(tuple(parts))
 
@@ -319,7 +319,7 @@ def _filter(name: str, values: Sequence[str], parameter: str) -> Expression:
         if not value:
             raise InvalidInput.field(parameter, "a value must not be empty")
         if len(value) > MAX_TEXT:
-            raise _too_large(parameter, f"at most {MAX_TEXT} characters a value")
+            raise TooLarge.field(parameter, f"at most {MAX_TEXT} characters a value")
         found = _RANGE.fullmatch(value)
         if found is None:
             texts.append(value)
@@ -347,10 +347,6 @@ def _numbers(values: Sequence[str]) -> list[float]:
 
 def _bounded(value: str | float) -> bool:
     return len(value) <= MAX_TEXT if isinstance(value, str) else abs(value) < MAX_NUMBER
-
-
-def _too_large(parameter: str, limit: str) -> InvalidInput:
-    return TooLarge(f"{parameter}: {limit}")
 
 
 class _Parser:

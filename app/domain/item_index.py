@@ -8,7 +8,7 @@ flags over codes that numpy takes by the rows' codes.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import repeat
 from typing import Any, Final
@@ -16,8 +16,9 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from app.domain.catalogue import FacetValue, ItemFeatures, ItemId
-from app.domain.rendered import RenderedItems, render
+from app.domain.catalogue import FacetValue, ItemFeatures, ItemId, Section
+from app.domain.merchant import MerchantId
+from app.domain.rendered import ENTRY_OVERHEAD, RenderedItems, render
 from vitrine_sdk import BoolArray, FloatArray, IntArray
 
 Table = BoolArray  # one flag a code of a column
@@ -32,7 +33,7 @@ NOT_INDEXED: Final = frozenset({"url", "image_url", "description"})
 PRICE: Final = "price"  # an attribute with a column of its own
 
 _BASE_SHIFT = 32
-_FIRST_CAPACITY = 1024
+_FIRST_CAPACITY = 256
 
 
 def value_text(value: FacetValue) -> str:
@@ -181,8 +182,9 @@ class PreparedChange:
 class ItemIndex:
     """The items of one section, in columns.
 
-    Arrays have one element a row and may be longer than `len(index)`: rows beyond are unused. They
-    are replaced when they grow, so read them from the index in each request, and write to none.
+    Arrays have one element a row and are longer than `len(index)`: rows beyond are unused, and the
+    last one always, so that row -1 (unknown) is not available. They are replaced when they grow, so
+    read them from the index in each request, and write to none.
 
     Not thread-safe: everything happens on the event loop's thread.
     """
@@ -201,16 +203,16 @@ class ItemIndex:
         self.ids: list[ItemId] = []
         self.columns: dict[str, Column] = {}
         self._rows: dict[ItemId, int] = {}
-        self._capacity = 0
-        self.present: BoolArray = np.zeros(0, np.bool_)
+        self._capacity = _FIRST_CAPACITY
+        self.present: BoolArray = np.zeros(_FIRST_CAPACITY, np.bool_)
         """The item is in the catalogue."""
-        self.available: BoolArray = np.zeros(0, np.bool_)
+        self.available: BoolArray = np.zeros(_FIRST_CAPACITY, np.bool_)
         """The item is in the catalogue and may be recommended."""
-        self.price: FloatArray = np.zeros(0, np.float32)
+        self.price: FloatArray = np.full(_FIRST_CAPACITY, np.nan, np.float32)
         """nan where unknown."""
-        self.created: npt.NDArray[np.int64] = np.zeros(0, np.int64)
+        self.created: npt.NDArray[np.int64] = np.zeros(_FIRST_CAPACITY, np.int64)
         """Unix seconds at which the item was first seen."""
-        self.changed: IntArray = np.zeros(0, np.int32)
+        self.changed: IntArray = np.zeros(_FIRST_CAPACITY, np.int32)
         """The `revision` that changed the row last."""
 
     def __len__(self) -> int:
@@ -243,6 +245,12 @@ class ItemIndex:
             return () if price != price else (value_text(round(price, 4)),)
         column = self.columns.get(name)
         return () if column is None else column.values_of(int(column.codes[row]))
+
+    def reserve(self, ids: Sequence[str]) -> IntArray:
+        """The items' rows, made for those that have none: a model may know items that the catalogue
+        has not, or not yet. Such rows are not present and not available."""
+        row_for = self._row_for
+        return np.fromiter((row_for(ItemId(i)) for i in ids), np.int32, len(ids))
 
     def prepare(
         self, features: Sequence[ItemFeatures], deleted: Sequence[ItemId] = ()
@@ -312,8 +320,8 @@ class ItemIndex:
         if row is None:
             row = self._rows[item_id] = len(self.ids)
             self.ids.append(item_id)
-            if row >= self._capacity:
-                self._grow(max(_FIRST_CAPACITY, 2 * self._capacity))
+            if row + 1 >= self._capacity:  # the last one stays free: it answers for row -1
+                self._grow(2 * self._capacity)
         return row
 
     def _grow(self, capacity: int) -> None:
@@ -349,7 +357,7 @@ class ItemIndex:
             if room <= 0:
                 break
             rendered = change.rendered[self.base + row] = render(item)
-            room -= len(rendered) + 200
+            room -= len(rendered) + ENTRY_OVERHEAD
 
     def _write(self, change: PreparedChange, which: BoolArray) -> None:
         if not which.any():
@@ -359,6 +367,24 @@ class ItemIndex:
         self.created[rows] = change.created[which]
         for name, codes in change.columns.items():
             self.columns[name].codes[rows] = codes[which]
+
+
+class ItemIndexes:
+    """The indexes of this process, by merchant and section."""
+
+    def __init__(self, rendered: RenderedItems) -> None:
+        self.rendered = rendered
+        self._indexes: dict[tuple[MerchantId, Section], ItemIndex] = {}
+
+    def get(self, merchant: MerchantId, section: Section) -> ItemIndex:
+        """The section's index; an empty one where nothing was heard of it yet."""
+        index = self._indexes.get((merchant, section))
+        if index is None:
+            index = self._indexes[merchant, section] = ItemIndex(self.rendered)
+        return index
+
+    def __iter__(self) -> Iterator[tuple[MerchantId, Section]]:
+        return iter(list(self._indexes))
 
 
 def _grown(old: npt.NDArray[Any], capacity: int, filler: Any) -> npt.NDArray[Any]:

@@ -98,6 +98,21 @@ def test_unchanged_since_tells_only_of_the_rows_asked() -> None:
     assert index.unchanged_since(np.array([0, 1], np.int32), index.revision)
 
 
+def test_unknown_rows_are_never_available_and_reserved_ones_not_yet() -> None:
+    index = index_of(item("a"))
+    reserved = index.reserve(["a", *(f"later-{i}" for i in range(700))])
+    assert reserved.tolist() == list(range(701))
+    assert index.available[index.rows(["a", "later-3", "never"])].tolist() == [True, False, False]
+    assert index.item_count == 1
+    index.apply([index.prepare([item("later-3")])], 2)
+    assert index.available[index.rows(["later-3"])].tolist() == [True]
+    full = index_of(*(item(str(i)) for i in range(255)))
+    assert not full.available[-1]
+    full.apply([full.prepare([item("one-more")])], 2)
+    assert full.available[:256].all()
+    assert not full.available[-1]
+
+
 def test_a_column_with_too_many_values_closes_and_says_so(monkeypatch: Any) -> None:
     monkeypatch.setattr("app.domain.item_index.MAX_VALUES", 3)
     index = index_of(
@@ -118,7 +133,7 @@ def test_the_rendered_item_is_what_the_wire_shows() -> None:
     )
     assert json.loads(render(features) + b"}") == {
         "value": "A",
-        "data": {"id": "a", "url": "/a"},
+        "data": {"id": "a", "variation_id": "a-1", "url": "/a"},
         "variations": [{"value": "A small", "data": {"variation_id": "a-1", "size": "S"}}],
     }
 
@@ -142,7 +157,8 @@ def test_the_near_cache_never_exceeds_its_bound_and_never_lies(
         else:
             assert cache.get(key) in (None, truth.get(key))
         assert cache.held_bytes <= max(bound, 2 * largest)
-    assert cache.get_many(list(truth)) == [cache.get(key) for key in truth]
+    for key, found in zip(truth, cache.get_many(list(truth)), strict=True):
+        assert found in (None, truth[key])
     for key in truth:
         cache.drop(key)
     assert (len(cache), cache.held_bytes) == (0, 0)
