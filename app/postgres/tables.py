@@ -104,6 +104,32 @@ pod = sa.Table(
     _time("updated_at", default_now=True),
 )
 
+rule_set = sa.Table(
+    "rule_set",
+    metadata,
+    _merchant(primary_key=True),
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("display_name", sa.Text, nullable=False, server_default=""),
+    sa.Column("draft", pg.JSONB, nullable=False, server_default=EMPTY_OBJECT),
+    sa.Column("version", sa.BigInteger, nullable=False, server_default="1"),  # the draft's ETag
+    sa.Column("published", sa.BigInteger),  # rule_set_version.number in force; NULL: none
+    _time("created_at", default_now=True),
+    _time("updated_at", default_now=True),
+)
+
+# What was ever published, immutable: the server may neither change nor delete it.
+rule_set_version = sa.Table(
+    "rule_set_version",
+    metadata,
+    _merchant(primary_key=True),
+    sa.Column("rule_set_id", sa.Text, primary_key=True),
+    sa.Column("number", sa.BigInteger, primary_key=True),  # 1, 2, ... a rule set
+    sa.Column("rules", pg.JSONB, nullable=False),  # app.domain.rule.RuleSet
+    sa.Column("actor", sa.Text, nullable=False),  # token id, or "cli"
+    sa.Column("reason", sa.Text, nullable=False, server_default=""),
+    _time("published_at", default_now=True),
+)
+
 section = sa.Table(
     "section",
     metadata,
