@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, NewType
+import enum
+from typing import Any, Final, NewType
 
 import msgspec
 
@@ -12,6 +13,40 @@ Section = NewType("Section", str)
 DEFAULT_SECTION = Section("Products")
 
 FacetValue = str | float | bool
+
+MAX_BATCH: Final = 10_000
+"""Items or variations that one call may carry, as in Constructor's API."""
+MAX_GROUPS: Final = 10_000
+"""Item groups that one call may carry, children counted."""
+MAX_ID_LENGTH: Final = 250
+MAX_NAME_LENGTH: Final = 1_000
+MAX_DATA_BYTES: Final = 200_000
+"""Of one record's `data` as JSON."""
+
+
+class Kind(enum.StrEnum):
+    """What a catalogue is made of; the wire's names."""
+
+    ITEMS = "items"
+    VARIATIONS = "variations"
+    ITEM_GROUPS = "item_groups"
+
+
+class OnMissing(enum.StrEnum):
+    """What a PATCH does with a record that does not exist yet."""
+
+    FAIL = "FAIL"
+    IGNORE = "IGNORE"
+    CREATE = "CREATE"
+
+
+class Write(enum.StrEnum):
+    """How records are written."""
+
+    FULL = "full"  # these are all: the others go
+    REPLACE = "replace"  # these as they are, the others stay
+    PATCH = "patch"  # only the fields that are given
+    DELETE = "delete"
 
 
 class Variation(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -26,8 +61,8 @@ class Variation(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 class Item(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A product. `data` is served as it came; the fields that Vitrine understands are read from it
-    by `features`: url, image_url, description, price, sale_price, active, availability, facets,
-    group_ids, keywords."""
+    by `item_features.features`: url, image_url, description, price, sale_price, active,
+    availability, facets, group_ids, keywords."""
 
     id: ItemId
     name: str
@@ -42,6 +77,19 @@ class ItemGroup(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     name: str
     parent_id: str | None = None
     data: dict[str, Any] = {}
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True):
+    """One item, variation or item group as an input gives it: whole, or the part that a PATCH
+    changes. `parent` is a variation's item_id or a group's parent_id."""
+
+    id: str
+    name: str | None = None
+    suggested_score: float | None = None
+    parent: str | None = None
+    has_parent: bool = False  # whether the input says anything of the parent
+    data: bytes = b"{}"  # JSON object
+    removed: tuple[str, ...] = ()  # fields of data that a PATCH takes away (null)
 
 
 class ItemFeatures(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
