@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Generic, TypeVar
 
 import msgspec
 
 from app.domain.merchant import Credential, Merchant, StorefrontKey
 from app.domain.pod import Pod, StrategyConfiguration
+
+T = TypeVar("T")
+
+
+class Versioned(msgspec.Struct, Generic[T], frozen=True):
+    """A value with the version that its next change must name."""
+
+    value: T
+    version: int  # 1, 2, ...
+    created_at: float  # Unix seconds
+    updated_at: float
 
 
 class PublishedModel(msgspec.Struct, frozen=True, kw_only=True):

@@ -49,8 +49,8 @@ _ABANDONED_SECONDS: Final = 24 * 3600  # after which an unfinished write is nobo
 _CHUNK: Final = 1 << 20
 
 
-class ArtefactError(Exception):
-    """An artefact cannot be used. The message says which and why, for the operator."""
+class ArtefactError(Conflict):
+    """An artefact cannot be used. The message says which and why."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -211,7 +211,19 @@ class ArtefactStore:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
 
+    def check(self, location: str, sha256: str) -> None:
+        """Raises as `open` does."""
+        self.open(location, sha256)
+
     # Clearing away
+
+    def configurations(self, merchant: str) -> Sequence[str]:
+        """The strategy configurations that have artefacts here."""
+        try:
+            found = self._fs.ls(self._remote(quote(merchant)), detail=False)
+        except FileNotFoundError:
+            return []
+        return [urllib.parse.unquote(PurePosixPath(path).name) for path in found]
 
     def locations(self, merchant: str, configuration_id: str) -> Mapping[int, str]:
         """The artefacts that a configuration has in the store, by number."""
