@@ -33,10 +33,6 @@ class Line(msgspec.Struct, frozen=True, kw_only=True):
     variation_id: str | None = None
     quantity: float = 1.0
     price: float | None = None  # of one
-    # A purchase's line: the recommendation that led to it, by the shopper's earlier click.
-    result_id: str | None = None
-    pod_id: str | None = None
-    strategy: str | None = None
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True):
@@ -60,6 +56,21 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     conversion_type: str | None = None
     learn: bool = True  # False: a robot's or the merchant's own traffic, or of type OTHER
     payload: dict[str, Any] = {}  # the rest, as it came, personal data scrubbed
+
+    def revenues(self) -> tuple[float, ...]:
+        """What each line brought. Lines without a price share what the event's revenue leaves over
+        the priced ones, by quantity."""
+        known = [None if line.price is None else line.price * line.quantity for line in self.lines]
+        if None not in known:
+            return tuple(value or 0.0 for value in known)
+        rest = max(0.0, (self.revenue or 0.0) - sum(value or 0.0 for value in known))
+        quantity = sum(
+            line.quantity for line, value in zip(self.lines, known, strict=True) if value is None
+        )
+        return tuple(
+            value if value is not None else rest * line.quantity / quantity
+            for line, value in zip(self.lines, known, strict=True)
+        )
 
 
 class HistoryEntry(msgspec.Struct, frozen=True, array_like=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import hashlib
 from typing import NewType
 
 import msgspec
@@ -55,3 +56,43 @@ class Merchant(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     configuration_version: int = 0  # grows with every published change of pods, rules, models, keys
     tracking: TrackingSettings = TrackingSettings()
+
+
+class KeyRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """A storefront key as administrators see it. It is public: it names an index, it opens
+    nothing that a shop's page does not show."""
+
+    key: str
+    merchant: MerchantId
+    label: str = ""
+    allowed_origins: tuple[str, ...] = ()
+    created_at: float  # Unix seconds, as the ones below
+    revoked_at: float | None = None
+
+
+class TokenRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """A token as administrators see it, without its secret."""
+
+    id: str
+    merchant: MerchantId
+    role: Role
+    label: str = ""
+    created_at: float
+    expires_at: float | None = None
+    revoked_at: float | None = None
+
+
+class IssuedToken(msgspec.Struct, frozen=True, kw_only=True):
+    """A new token with its secret, which is shown this once and kept nowhere."""
+
+    token: TokenRecord
+    secret: str
+
+    def __repr__(self) -> str:
+        return f"IssuedToken(token={self.token!r}, secret='…')"
+
+
+def token_digest(secret: str) -> bytes:
+    """What is kept of a token: SHA-256. The secret is 256 random bits, so that a slow hash would
+    protect nothing and cost every request."""
+    return hashlib.sha256(secret.encode()).digest()

@@ -258,6 +258,8 @@ served_sample = sa.Table(
     sa.Index("ix_served_sample_merchant_id_served_at", "merchant_id", "served_at"),
 )
 
+RECOMMENDATION_CLICK = sa.text("type = 2 AND pod_id IS NOT NULL AND result_id IS NOT NULL")
+
 # One row an event and item. Partitioned by day; partitions are made by the function
 # ensure_event_partitions (see migrations/), for whatever day an event carries.
 event = sa.Table(
@@ -285,6 +287,17 @@ event = sa.Table(
     sa.Column("learn", sa.Boolean, nullable=False, server_default=sa.true()),
     sa.Column("payload", pg.JSONB, nullable=False, server_default=EMPTY_OBJECT),
     sa.Index("ix_event_merchant_id_occurred_at", "merchant_id", "occurred_at"),
+    # Clicks on recommendations, by who clicked what: a purchase looks for the one it comes from.
+    sa.Index(
+        "ix_event_click_client",
+        *("merchant_id", "client_id", "item_id", "occurred_at"),
+        postgresql_where=RECOMMENDATION_CLICK,
+    ),
+    sa.Index(
+        "ix_event_click_user",
+        *("merchant_id", "user_id", "item_id", "occurred_at"),
+        postgresql_where=RECOMMENDATION_CLICK,
+    ),
     postgresql_partition_by="RANGE (occurred_at)",
 )
 
@@ -298,6 +311,27 @@ event_id = sa.Table(
     sa.Column("forever", sa.Boolean, nullable=False, server_default=sa.false()),  # orders
     _time("claimed_at", default_now=True),
     sa.Index("ix_event_id_claimed_at", "claimed_at", postgresql_where=sa.text("NOT forever")),
+)
+
+# Events that PostgreSQL refused, set aside for an operator: none is dropped in silence.
+event_rejected = sa.Table(
+    "event_rejected",
+    metadata,
+    sa.Column("id", sa.BigInteger, sa.Identity(always=True), primary_key=True),
+    sa.Column("merchant_id", sa.Text, nullable=False),  # no foreign key: that may be the reason
+    _time("rejected_at", default_now=True),
+    sa.Column("reason", sa.Text, nullable=False),  # PostgreSQL's own words
+    sa.Column("event", sa.Text, nullable=False),  # JSON of app.domain.event.Event
+    sa.Index("ix_event_rejected_merchant_id_id", "merchant_id", "id"),
+)
+
+# Who was forgotten, as hashes: events of theirs that still wait in a spool are not replayed.
+shopper_erasure = sa.Table(
+    "shopper_erasure",
+    metadata,
+    _merchant(primary_key=True),
+    sa.Column("shopper", sa.LargeBinary, primary_key=True),  # SHA-256 of Shopper.id
+    _time("erased_at", default_now=True),
 )
 
 shopper_identity = sa.Table(
