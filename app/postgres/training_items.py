@@ -86,9 +86,9 @@ async def read_items(connection: AsyncConnection, merchant: MerchantId, section:
     groups = _Coder(0)
     facets: dict[str, _Coder] = {}
     async for row in _rows(connection, merchant, section):
-        variations = msgspec.json.decode(row["variations"] or "[]", type=tuple[Variation, ...])
+        variations = msgspec.convert(row["variations"] or (), tuple[Variation, ...])
         item = features(
-            Item(id=ItemId(row["id"]), name=row["name"], data=msgspec.json.decode(row["data"])),
+            Item(id=ItemId(row["id"]), name=row["name"], data=row["data"]),
             variations,
             tree,
         )
