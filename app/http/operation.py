@@ -49,3 +49,4 @@ class Operation:
     description: str = ""
     body_example: Any = None
     max_body_bytes: int | None = None  # None: the server's limit
+    response_media_type: str = "application/json"  # of the answers that are no problem

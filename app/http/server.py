@@ -1,0 +1,132 @@
+"""The HTTP server of one process: an application on sockets that others made."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from dataclasses import dataclass
+from http import HTTPStatus
+
+from aiohttp import web
+from aiohttp.web_protocol import RequestHandler
+
+from app.http.middleware import refused
+from app.telemetry.logs import get as get_log
+
+BACKLOG = 4096
+IDLE_SECONDS = 75.0  # longer than load balancers keep a connection (60 s), so that they close first
+
+_log = get_log("http")
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds on every request. An operation may have its own for the body."""
+
+    body_bytes: int = 8 * 1024 * 1024
+    line_bytes: int = 16 * 1024  # of the request line, the URL with its query included
+    header_bytes: int = 16 * 1024  # of one header
+    headers: int = 100
+
+
+def listening_socket(host: str, port: int, *, shared: bool = False) -> socket.socket:
+    """A listening TCP socket. Port 0: a free one. `shared`: other processes' sockets may listen
+    there too (SO_REUSEPORT), and the kernel spreads connections over them.
+
+    Raises:
+        OSError: the address is taken, or not this machine's.
+    """
+    family, kind, protocol, _, address = socket.getaddrinfo(
+        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )[0]
+    listening = socket.socket(family, kind, protocol)
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if shared:
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        listening.bind(address)
+        listening.listen(BACKLOG)
+        listening.setblocking(False)
+    except OSError:
+        listening.close()
+        raise
+    return listening
+
+
+class _Protocol(RequestHandler):
+    """One connection. What is no HTTP is refused as a problem, and leaves no stack in the log: a
+    stranger could fill it."""
+
+    __slots__ = ()
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,  # noqa: ARG002  # aiohttp's words: not passed on
+    ) -> web.StreamResponse:
+        if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            _log.error("connection_failed", exc_info=exc)
+        else:
+            _log.info("connection_refused", status=status, reason=type(exc).__name__)
+        if request.writer.output_size > 0:
+            raise ConnectionError("half an answer is sent")
+        response = refused(status)
+        response.force_close()
+        return response
+
+
+class Server:
+    """Serves `application`. `start`, then `listen`; `stop` lets what was begun come to its end."""
+
+    def __init__(self, application: web.Application, limits: Limits | None = None) -> None:
+        limits = limits or Limits()
+        self._runner = web.AppRunner(application, handle_signals=False)
+        self._arguments = {
+            "max_line_size": limits.line_bytes,
+            "max_field_size": limits.header_bytes,
+            "max_headers": limits.headers,
+            "keepalive_timeout": IDLE_SECONDS,
+            "access_log": None,
+        }
+        self._listeners: list[asyncio.Server] = []
+
+    async def start(self) -> None:
+        await self._runner.setup()
+
+    async def listen(self, listening: socket.socket) -> None:
+        """Accept connections on a listening socket, which stays the caller's: it is not closed
+        when this server stops, so that connections that wait in it are another's to serve."""
+        loop = asyncio.get_running_loop()
+        server = self._runner.server
+        if server is None:
+            raise RuntimeError("the server is not started")
+
+        def connection() -> _Protocol:
+            return _Protocol(server, loop=loop, **self._arguments)  # type: ignore[arg-type]  # a dict
+
+        self._listeners.append(
+            await loop.create_server(connection, sock=listening.dup(), backlog=BACKLOG)
+        )
+
+    @property
+    def connections(self) -> int:
+        return 0 if self._runner.server is None else len(self._runner.server.connections)
+
+    def close(self) -> None:
+        """Accept no more connections."""
+        for listener in self._listeners:
+            listener.close()
+        self._listeners.clear()
+
+    async def stop(self, grace: float) -> None:
+        """Accept no more, close idle connections, and wait `grace` seconds at most for requests
+        that were begun."""
+        self.close()
+        await asyncio.sleep(0)  # what was accepted just now gets its turn
+        server = self._runner.server
+        if server is not None:
+            server.pre_shutdown()
+            await server.shutdown(grace)
+        await self._runner.cleanup()
