@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,6 +12,8 @@ import msgspec
 
 from app.domain.errors import InvalidInput
 from vitrine_sdk import Config, Strategy
+
+_FIELD = re.compile(r"Object (?P<which>missing required|contains unknown) field `(?P<name>.*)`")
 
 
 class StrategyState(enum.StrEnum):
@@ -61,11 +64,17 @@ def split_location(text: str) -> tuple[str, str]:
 
     >>> split_location("Expected `int`, got `str` - at `$.chain[0]`")
     ('Expected `int`, got `str`', '/chain/0')
+    >>> split_location("Object contains unknown field `windw`")
+    ('there is no such field', '/windw')
     """
-    message, found, path = text.rpartition(" - at `")
-    if not found:
-        return text, ""
-    path = path.removesuffix("`").removeprefix("$")
-    # `[...]` is a mapping's value: msgspec does not say which.
-    path = path.replace("[...]", ".*").replace("[", ".").replace("]", "")
-    return message, path.replace(".", "/")
+    message, _, path = text.partition(" - at `")
+    # `[...]` is some value of a mapping: msgspec does not say which.
+    path = path.removesuffix("`").removeprefix("$").replace("[...]", ".*")
+    pointer = path.replace("[", ".").replace("]", "").replace(".", "/")
+    field = _FIELD.fullmatch(message)
+    if field:
+        pointer += f"/{field['name']}"
+        message = (
+            "is required" if field["which"] == "missing required" else "there is no such field"
+        )
+    return message, pointer

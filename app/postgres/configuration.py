@@ -74,18 +74,12 @@ class ConfigurationReader:
             )
             return {MerchantId(row.id): row.configuration_version for row in rows}
 
-    async def load(self, merchant: MerchantId) -> MerchantConfiguration:
-        """All that the merchant has published, at one version.
-
-        Raises:
-            NotFound: there is no such merchant.
-        """
+    async def load(self, merchant: MerchantId) -> MerchantConfiguration | None:
+        """All that the merchant has published, at one version; None: there is no such merchant."""
         async with self._database.merchant(merchant) as connection:
             result = await connection.execute(_LOAD, {"merchant": merchant})
             row = result.mappings().one_or_none()
-        if row is None:
-            raise NotFound(f"there is no merchant {merchant!r}")
-        return _configuration(merchant, row)
+        return None if row is None else _configuration(merchant, row)
 
 
 def _configuration(merchant: MerchantId, row: sa.RowMapping) -> MerchantConfiguration:
