@@ -3,7 +3,7 @@ admin API needs, and checked here is what only the installed strategies can tell
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Protocol
 
 import msgspec
@@ -12,7 +12,7 @@ from app.domain.audit import AuditEntry
 from app.domain.configuration import Versioned
 from app.domain.errors import FieldError, InvalidInput
 from app.domain.merchant import MerchantId
-from app.domain.pod import Pod, StrategyConfiguration
+from app.domain.pod import Pod, RunMode, StrategyConfiguration
 from app.domain.strategy import InstalledStrategy
 
 
@@ -86,11 +86,21 @@ class InstalledStrategies(Protocol):
 
 
 class StrategyConfigurations:
-    """Strategy configurations that the installed strategies accept."""
+    """Strategy configurations that the installed strategies accept.
 
-    def __init__(self, store: StrategyConfigurationStore, strategies: InstalledStrategies) -> None:
+    Args:
+        modes: those that the runner of strategies knows.
+    """
+
+    def __init__(
+        self,
+        store: StrategyConfigurationStore,
+        strategies: InstalledStrategies,
+        modes: Collection[RunMode] = frozenset(RunMode),
+    ) -> None:
         self._store = store
         self._strategies = strategies
+        self._modes = modes
 
     async def page(
         self, merchant: MerchantId, *, after: str | None, limit: int
@@ -154,6 +164,11 @@ class StrategyConfigurations:
         if strategy.strategy is None:
             detail = f"{strategy.name!r} is installed but broken: {strategy.reason}"
             raise InvalidInput("/strategy: " + detail, (FieldError("/strategy", detail),))
+        if configuration.mode not in self._modes:
+            modes = ", ".join(sorted(self._modes))
+            raise InvalidInput.field(
+                "/mode", f"{configuration.mode.value!r} is not available; there are: {modes}"
+            )
         config: Mapping[str, object] = msgspec.to_builtins(
             strategy.configuration(configuration.config)
         )
