@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -71,6 +71,12 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
             value if value is not None else rest * line.quantity / quantity
             for line, value in zip(self.lines, known, strict=True)
         )
+
+
+REMEMBERED: Final = frozenset(
+    (EventType.VIEW, EventType.CLICK, EventType.CART, EventType.PURCHASE, EventType.CONVERSION)
+)
+"""Types of events whose items become part of a shopper's history."""
 
 
 class HistoryEntry(msgspec.Struct, frozen=True, array_like=True):

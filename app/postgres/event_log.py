@@ -1,0 +1,427 @@
+"""The event log: events committed in groups, each once.
+
+A group is one transaction, whatever merchants its events belong to; row-level security is satisfied
+by naming each merchant before its rows. Claims and rows go in by one statement a merchant, as
+arrays.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import hashlib
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, Final, NamedTuple
+
+import asyncpg
+import msgspec
+import sqlalchemy as sa
+import structlog
+
+from app.domain.errors import Unavailable
+from app.domain.event import Event
+from app.domain.merchant import MerchantId
+from app.postgres.database import Database, raw
+from app.services.track import ACCEPTED, DUPLICATE, Appended, Identity, Outcome, Receipt
+from vitrine_sdk import EventType
+
+_log = structlog.get_logger("event_log")
+
+MAX_KNOWN: Final = 200_000  # clients whose user is known to be stored already
+STATEMENT_SECONDS: Final = 5.0
+# SQLSTATE classes that are the fault of a value: 22 data, 23 integrity, 54 too large for an index.
+_POISON: Final = frozenset({"22", "23", "54"})
+_NO_PARTITION: Final = "23514"
+
+# name, PostgreSQL's type of a value in the array, expression of the stored value
+_COLUMNS: Final = (
+    ("occurred_at", "float8", "to_timestamp(r.occurred_at)"),
+    ("received_at", "float8", "to_timestamp(r.received_at)"),
+    ("type", "int2", "r.type"),
+    ("action", "text", "r.action"),
+    ("section", "text", "r.section"),
+    ("client_id", "text", "r.client_id"),
+    ("user_id", "text", "r.user_id"),
+    ("session", "int8", "r.session"),
+    ("item_id", "text", "r.item_id"),
+    ("variation_id", "text", "r.variation_id"),
+    ("quantity", "float4", "r.quantity"),
+    ("revenue", "float4", "r.revenue"),
+    ("order_id", "text", "r.order_id"),
+    ("result_id", "text", "r.result_id"),
+    ("pod_id", "text", "r.pod_id"),
+    ("strategy", "text", "r.strategy"),
+    ("term", "text", "r.term"),
+    ("conversion_type", "text", "r.conversion_type"),
+    ("learn", "bool", "r.learn"),
+    ("payload", "text", "r.payload::jsonb"),
+)
+_APPEND: Final = f"""
+WITH claimed AS (
+    INSERT INTO event_id (merchant_id, fingerprint, forever)
+    SELECT $1, c.fingerprint, c.forever
+    FROM unnest($2::bytea[], $3::bool[]) AS c (fingerprint, forever)
+    ORDER BY c.fingerprint  -- the same order in every process: they cannot deadlock
+    ON CONFLICT DO NOTHING
+    RETURNING fingerprint
+), stored AS (
+    INSERT INTO event (merchant_id, {", ".join(name for name, _, _ in _COLUMNS)})
+    SELECT $1, {", ".join(expression for _, _, expression in _COLUMNS)}
+    FROM unnest($4::bytea[], {", ".join(f"${i}::{t}[]" for i, (_, t, _) in enumerate(_COLUMNS, 5))})
+        AS r (fingerprint, {", ".join(name for name, _, _ in _COLUMNS)})
+    JOIN claimed USING (fingerprint)
+)
+SELECT fingerprint FROM claimed
+"""  # noqa: S608  # made of the names above
+# The shopper's latest click on the item within the window, on this client or as this user.
+_ATTRIBUTE: Final = """
+SELECT l.n, found.result_id, found.pod_id, found.strategy
+FROM unnest($2::int4[], $3::text[], $4::text[], $5::text[], $6::float8[])
+    AS l (n, client_id, user_id, item_id, at)
+CROSS JOIN LATERAL (
+    SELECT click.* FROM (
+        (SELECT e.result_id, e.pod_id, e.strategy, e.occurred_at FROM event AS e
+         WHERE e.merchant_id = $1 AND e.client_id = l.client_id AND e.item_id = l.item_id
+           AND e.type = 2 AND e.pod_id IS NOT NULL AND e.result_id IS NOT NULL
+           AND e.occurred_at BETWEEN to_timestamp($7) AND to_timestamp($8)
+           AND e.occurred_at <= to_timestamp(l.at)
+         ORDER BY e.occurred_at DESC LIMIT 1)
+        UNION ALL
+        (SELECT e.result_id, e.pod_id, e.strategy, e.occurred_at FROM event AS e
+         WHERE e.merchant_id = $1 AND e.user_id = l.user_id AND e.item_id = l.item_id
+           AND e.type = 2 AND e.pod_id IS NOT NULL AND e.result_id IS NOT NULL
+           AND e.occurred_at BETWEEN to_timestamp($7) AND to_timestamp($8)
+           AND e.occurred_at <= to_timestamp(l.at)
+         ORDER BY e.occurred_at DESC LIMIT 1)
+    ) AS click
+    WHERE click.occurred_at > to_timestamp(l.at - $9)
+    ORDER BY click.occurred_at DESC LIMIT 1
+) AS found
+"""
+_IDENTIFY: Final = """
+INSERT INTO shopper_identity (merchant_id, client_id, user_id, since)
+SELECT $1, c.client_id, c.user_id, to_timestamp(c.since)
+FROM unnest($2::text[], $3::text[], $4::float8[]) AS c (client_id, user_id, since)
+ORDER BY c.client_id
+ON CONFLICT DO NOTHING
+RETURNING client_id, user_id
+"""
+_SCOPE: Final = "SELECT set_config('vitrine.merchant', $1, true)"
+_SET_ASIDE: Final = sa.text(
+    "INSERT INTO event_rejected (merchant_id, reason, event) VALUES (:merchant, :reason, :event)"
+)
+_ERASED: Final = "SELECT shopper, erased_at FROM shopper_erasure WHERE shopper = ANY($1::bytea[])"
+
+_encode = msgspec.json.Encoder().encode
+
+
+class _Recommendation(NamedTuple):
+    """What a click came from."""
+
+    result_id: str | None
+    pod_id: str | None
+    strategy: str | None
+
+
+class EventLog:
+    """Implements `services.track.EventLog`.
+
+    Args:
+        attribution_days: how long after a click on a recommendation a purchase of the item is
+            ascribed to it. The click is looked up in the log itself, in the purchase's own
+            transaction, by an index of clicks on recommendations alone: exact when Redis is empty
+            and for shoppers whose history is longer than Redis keeps.
+    """
+
+    def __init__(self, database: Database, *, attribution_days: float = 7.0) -> None:
+        self._database = database
+        self._window = attribution_days * 86400.0
+        self._days: set[dt.date] = set()  # those that have a partition
+        self._known: dict[tuple[MerchantId, str], None] = {}
+
+    async def append(self, events: Sequence[Event]) -> Appended:
+        """See `services.track.EventLog`."""
+        try:
+            # The statements' own limit does not help where the network is silent.
+            async with asyncio.timeout(STATEMENT_SECONDS + 1.0):
+                await self.ensure_days(event.time for event in events)
+                return await self._transaction(events)
+        except Exception as error:
+            code = _sqlstate(error)
+            if code == _NO_PARTITION and self._days:
+                self._days.clear()  # a partition is gone: retention took it
+                return await self.append(events)
+            if not _is_poison(error, code):
+                raise _not_kept(error, code) from error
+            if len(events) == 1:
+                await self._set_aside(events[0], error)
+                reason = "the event holds a value that cannot be stored"
+                return Appended([Receipt(Outcome.REJECTED, reason)], ())
+        # One of several is bad: halve until it is alone. The others are committed all the same.
+        middle = len(events) // 2
+        first = await self.append(events[:middle])
+        second = await self.append(events[middle:])
+        return Appended(
+            (*first.receipts, *second.receipts), (*first.identities, *second.identities)
+        )
+
+    async def ensure_days(self, times: Iterable[float]) -> None:
+        """Makes the partitions of the UTC days of `times`, where this process knows of none."""
+        missing = {_EPOCH + dt.timedelta(days=day) for day in {int(t // 86400) for t in times}}
+        missing -= self._days
+        for days in _chunks(sorted(missing), 100):  # each new partition takes locks
+            async with self._database.system() as connection:
+                await (await raw(connection)).execute(
+                    "SELECT ensure_event_partitions($1::date[])", days
+                )
+            self._days.update(days)
+
+    async def erased(self, events: Sequence[Event]) -> frozenset[int]:
+        """See `services.track.EventLog`."""
+        found: set[int] = set()
+        for merchant, indices in _by_merchant(events).items():
+            ids: dict[int, tuple[bytes, ...]] = {
+                i: tuple(erasure_key(name) for name in shopper_names(events[i])) for i in indices
+            }
+            async with self._database.merchant(merchant) as connection:
+                rows = await (await raw(connection)).fetch(
+                    _ERASED, list({key for keys in ids.values() for key in keys})
+                )
+            erased = {row["shopper"]: row["erased_at"].timestamp() for row in rows}
+            found.update(
+                i
+                for i, keys in ids.items()
+                if any(events[i].received <= erased.get(key, -1.0) for key in keys)
+            )
+        return frozenset(found)
+
+    async def _transaction(self, events: Sequence[Event]) -> Appended:
+        claimed: set[tuple[MerchantId, bytes]] = set()
+        identities: list[Identity] = []
+        seen: list[tuple[MerchantId, str]] = []
+        groups = sorted(_by_merchant(events).items())  # the same order in every process
+        async with self._merchants(groups[0][0]) as connection:
+            for number, (merchant, indices) in enumerate(groups):
+                if number:
+                    await connection.execute(_SCOPE, merchant)
+                unique: dict[bytes, Event] = {}
+                for i in indices:  # of those that are the same, the first counts
+                    unique.setdefault(events[i].fingerprint, events[i])
+                own = sorted(unique.values(), key=lambda e: e.type is EventType.PURCHASE)
+                new = self._new_clients(merchant, own)
+                if new:
+                    identities += await self._identify(connection, merchant, new)
+                    seen += [(merchant, client_id) for client_id in new]
+                for fingerprint in await self._store(connection, merchant, own):
+                    claimed.add((merchant, fingerprint))
+        for client in seen:
+            self._remember(client)
+        receipts = []
+        for event in events:
+            claim = (event.merchant, event.fingerprint)
+            receipts.append(ACCEPTED if claim in claimed else DUPLICATE)
+            claimed.discard(claim)
+        return Appended(receipts, identities)
+
+    @asynccontextmanager
+    async def _merchants(self, first: MerchantId) -> AsyncIterator[asyncpg.Connection]:
+        async with self._database.merchant(
+            first, statement_timeout=STATEMENT_SECONDS
+        ) as connection:
+            yield await raw(connection)
+
+    async def _store(
+        self, connection: asyncpg.Connection, merchant: MerchantId, events: Sequence[Event]
+    ) -> list[bytes]:
+        """Claims and stores; `events` has its purchases last, so that they find the clicks that
+        come with them. Returns the fingerprints that were new."""
+        first_purchase = next(
+            (i for i, e in enumerate(events) if e.type is EventType.PURCHASE), len(events)
+        )
+        stored: list[bytes] = []
+        for part in (events[:first_purchase], events[first_purchase:]):
+            if not part:
+                continue
+            causes = (
+                await self._attribute(connection, merchant, part)
+                if part[0].type is EventType.PURCHASE
+                else {}
+            )
+            rows = await connection.fetch(
+                _APPEND,
+                merchant,
+                [event.fingerprint for event in part],
+                [event.type is EventType.PURCHASE and event.order_id is not None for event in part],
+                *_columns(part, causes),
+            )
+            stored += [row[0] for row in rows]
+        return stored
+
+    async def _attribute(
+        self, connection: asyncpg.Connection, merchant: MerchantId, purchases: Sequence[Event]
+    ) -> Mapping[tuple[int, int], _Recommendation]:
+        """What led to purchases: (event, line) → the recommendation that was clicked."""
+        places = [
+            (i, j)
+            for i, event in enumerate(purchases)
+            if event.result_id is None and event.shopper.id is not None
+            for j in range(len(event.lines))
+        ]
+        if not places:
+            return {}
+        times = [purchases[i].time for i, _ in places]
+        rows = await connection.fetch(
+            _ATTRIBUTE,
+            merchant,
+            list(range(len(places))),
+            [purchases[i].shopper.client_id for i, _ in places],
+            [purchases[i].shopper.user_id for i, _ in places],
+            [purchases[i].lines[j].item_id for i, j in places],
+            times,
+            min(times) - self._window,
+            max(times),
+            self._window,
+        )
+        return {places[n]: _Recommendation(*found) for n, *found in rows}
+
+    def _new_clients(self, merchant: MerchantId, events: Sequence[Event]) -> dict[str, Event]:
+        """The first event with a user of each client whose user may not be stored yet."""
+        new: dict[str, Event] = {}
+        for event in events:
+            client_id = event.shopper.client_id
+            if (
+                client_id is not None
+                and event.shopper.user_id is not None
+                and event.learn
+                and (merchant, client_id) not in self._known
+            ):
+                new.setdefault(client_id, event)
+        return new
+
+    async def _identify(
+        self, connection: asyncpg.Connection, merchant: MerchantId, new: Mapping[str, Event]
+    ) -> list[Identity]:
+        rows = await connection.fetch(
+            _IDENTIFY,
+            merchant,
+            list(new),
+            [event.shopper.user_id for event in new.values()],
+            [event.received for event in new.values()],
+        )
+        return [Identity(merchant, *row) for row in rows]
+
+    def _remember(self, client: tuple[MerchantId, str]) -> None:
+        if len(self._known) >= MAX_KNOWN:
+            del self._known[next(iter(self._known))]
+        self._known[client] = None
+
+    async def _set_aside(self, event: Event, error: BaseException) -> None:
+        reason = str(getattr(error, "orig", error)).replace("\x00", "")[:2000]
+        _log.error("event_rejected", merchant=event.merchant, action=event.action, reason=reason)
+        async with self._database.merchant(event.merchant) as connection:
+            await connection.execute(
+                _SET_ASIDE,
+                {
+                    "merchant": event.merchant,
+                    "reason": reason,
+                    "event": _encode(event).decode(),  # JSON escapes what text could not hold
+                },
+            )
+
+
+def shopper_names(event: Event) -> tuple[str, ...]:
+    """All names of an event's shopper, in `Shopper.id`'s form."""
+    shopper = event.shopper
+    names = []
+    if shopper.user_id is not None:
+        names.append(f"u:{shopper.user_id}")
+    if shopper.client_id is not None:
+        names.append(f"c:{shopper.client_id}")
+    return tuple(names)
+
+
+def erasure_key(name: str) -> bytes:
+    """What is kept of a shopper who was forgotten. `name` as in `Shopper.id`."""
+    return hashlib.sha256(name.encode()).digest()
+
+
+_EPOCH: Final = dt.date(1970, 1, 1)
+
+
+def _columns(
+    events: Sequence[Event], causes: Mapping[tuple[int, int], _Recommendation]
+) -> list[list[Any]]:
+    """The arrays of `_APPEND` from $4 on: a row an event and line, at least one an event."""
+    rows: list[tuple[Any, ...]] = []
+    for i, event in enumerate(events):
+        shopper = event.shopper
+        head = (
+            event.fingerprint,
+            event.time,
+            event.received,
+            int(event.type),
+            event.action,
+            event.section,
+            shopper.client_id,
+            shopper.user_id,
+            shopper.session,
+        )
+        own = (event.result_id, event.pod_id, event.strategy)
+        tail = (event.term, event.conversion_type, event.learn)
+        payload = _encode(event.payload).decode() if event.payload else "{}"
+        if not event.lines:
+            revenue = event.revenue or 0.0
+            rows.append((*head, None, None, 1.0, revenue, event.order_id, *own, *tail, payload))
+            continue
+        for j, (line, revenue) in enumerate(zip(event.lines, event.revenues(), strict=True)):
+            cause = causes.get((i, j), own)
+            rows.append(
+                (
+                    *head,
+                    line.item_id,
+                    line.variation_id,
+                    line.quantity,
+                    revenue,
+                    event.order_id,
+                    *cause,
+                    *tail,
+                    "{}" if j else payload,
+                )
+            )
+    return [list(column) for column in zip(*rows, strict=True)]
+
+
+def _by_merchant(events: Sequence[Event]) -> dict[MerchantId, list[int]]:
+    groups: dict[MerchantId, list[int]] = {}
+    for index, event in enumerate(events):
+        groups.setdefault(event.merchant, []).append(index)
+    return groups
+
+
+def _chunks(days: Sequence[dt.date], size: int) -> Iterable[Sequence[dt.date]]:
+    return (days[start : start + size] for start in range(0, len(days), size))
+
+
+def _sqlstate(error: BaseException) -> str | None:
+    found = getattr(getattr(error, "orig", None) or error, "sqlstate", None)
+    return found if isinstance(found, str) else None
+
+
+def _is_poison(error: BaseException, code: str | None) -> bool:
+    """Whether the fault lies in a value. asyncpg refuses some itself, without asking."""
+    if code is not None:
+        return code[:2] in _POISON
+    return isinstance(error, asyncpg.DataError | UnicodeEncodeError)
+
+
+def _not_kept(error: Exception, code: str | None) -> Exception:
+    """A schema that lags, or a broken connection, is no fault of the events: they must wait."""
+    if isinstance(error, Unavailable):
+        return error
+    if isinstance(error, TimeoutError):
+        return Unavailable("the event log does not answer now: send the event again")
+    if code is not None or isinstance(error, asyncpg.InterfaceError | sa.exc.DBAPIError):
+        _log.error("event_log_unusable", sqlstate=code, exc_info=error)
+        return Unavailable("events cannot be stored now: send the event again")
+    return error
