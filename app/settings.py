@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -15,6 +15,9 @@ Count = Annotated[int, msgspec.Meta(ge=0)]
 Positive = Annotated[int, msgspec.Meta(ge=1)]
 Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
 Seconds = Annotated[float, msgspec.Meta(gt=0)]
+DatabaseUrl = Annotated[str, msgspec.Meta(pattern="^postgres(ql)?://")]
+RedisUrl = Annotated[str, msgspec.Meta(pattern="^(rediss?|unix)://")]
+LogLevel = Literal["debug", "info", "warning", "error", "critical"]
 
 
 class Secret(str):
@@ -30,12 +33,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Each field `name` is read from `VITRINE_NAME`. README.md lists them all; a test holds both
     together."""
 
-    database_url: str | None = None
+    database_url: DatabaseUrl | None = None
     """postgresql://user:password@host:port/database, as the role vitrine_app. None: embedded."""
-    database_owner_url: str | None = None
+    database_owner_url: DatabaseUrl | None = None
     """The same as the schema's owner, for `vitrine migrate` and the worker's job schema."""
     database_pool: Positive = 10
-    redis_url: str | None = None
+    redis_url: RedisUrl | None = None
     """redis://host:port/0 or unix:///path. None: embedded."""
     redis_cluster: bool = False
     redis_pool: Positive = 32
@@ -46,7 +49,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     host: str = "127.0.0.1"
     port: Port = 8000
     workers: Positive = 1
-    log_level: str = "info"
+    log_level: LogLevel = "info"
     request_budget: Seconds = 0.1
     """Seconds that a recommendation may take."""
     overfetch: Positive = 5
@@ -81,15 +84,20 @@ def from_environment(environment: Mapping[str, str] | None = None) -> Settings:
         if not variable.startswith(PREFIX):
             continue
         name = variable.removeprefix(PREFIX).lower()
+        if name.startswith("test_"):
+            continue  # the tests' own
         if name not in known:
             errors.append(f"{variable}: there is no such setting")
             continue
         try:
-            values[name] = msgspec.convert(
+            value = msgspec.convert(
                 Path(text) if known[name].type is Path else text, known[name].type, strict=False
             )
         except msgspec.ValidationError as error:
             errors.append(f"{variable}: {error}")
+            continue
+        # A URL may hold a password.
+        values[name] = Secret(value) if name.endswith("_url") else value
     if errors:
         raise SettingsError("\n".join(errors))
     return Settings(**values)

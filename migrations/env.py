@@ -42,6 +42,7 @@ def run(connection: sa.Connection) -> None:
             include_name=include_name,
             compare_type=True,
             compare_server_default=True,
+            on_version_apply=options.get("on_apply", ()),
         )
         with context.begin_transaction():
             context.run_migrations()

@@ -12,6 +12,7 @@ from app.embedded.binaries import EmbeddedError
 from app.embedded.postgres import APP_ROLE, OWNER_ROLE, EmbeddedPostgres
 from app.embedded.redis import EmbeddedRedis
 from app.embedded.servers import EmbeddedServers
+from app.embedded.stores import StoreUrls, open_stores
 
 __all__ = [
     "APP_ROLE",
@@ -20,4 +21,6 @@ __all__ = [
     "EmbeddedPostgres",
     "EmbeddedRedis",
     "EmbeddedServers",
+    "StoreUrls",
+    "open_stores",
 ]
