@@ -1,0 +1,3 @@
+"""A strategy whose import fails."""
+
+raise RuntimeError("acme needs a licence file")
