@@ -5,7 +5,6 @@ from __future__ import annotations
 import enum
 import ipaddress
 import re
-from functools import lru_cache
 from typing import Final
 
 from app.domain.merchant import TrackingSettings
@@ -68,7 +67,10 @@ class Traffic(enum.StrEnum):
 
 
 class TrafficRules:
-    """A merchant's settings, ready to be asked; see `traffic_rules`."""
+    """A merchant's settings, ready to be asked. Made once: it compiles.
+
+    `wrong_networks` are those of `internal_ips` that are neither an address nor a network.
+    """
 
     def __init__(self, settings: TrackingSettings) -> None:
         parts = (
@@ -77,9 +79,15 @@ class TrafficRules:
         )
         self._robot = re.compile("|".join(parts)).search
         self._users = frozenset(settings.internal_user_ids)
-        self._networks = tuple(
-            ipaddress.ip_network(text, strict=False) for text in settings.internal_ips
-        )
+        networks: list[ipaddress.IPv4Network | ipaddress.IPv6Network] = []
+        wrong = []
+        for text in settings.internal_ips:
+            try:
+                networks.append(ipaddress.ip_network(text, strict=False))
+            except ValueError:
+                wrong.append(text)
+        self._networks = tuple(networks)
+        self.wrong_networks = tuple(wrong)
 
     def classify(self, agent: str, address: str | None, user_id: str | None) -> Traffic:
         """`agent`: the User-Agent; `address`: the shopper's IP address, where it is known."""
@@ -95,16 +103,6 @@ class TrafficRules:
             if any(ip in network for network in self._networks):
                 return Traffic.INTERNAL
         return Traffic.SHOPPER
-
-
-@lru_cache(maxsize=1024)
-def traffic_rules(settings: TrackingSettings) -> TrafficRules:
-    """The rules for settings, made once.
-
-    Raises:
-        ValueError: `internal_ips` holds what is neither an address nor a network.
-    """
-    return TrafficRules(settings)
 
 
 def may_track(settings: TrackingSettings, consent: bool | None, *, refusal_signal: bool) -> bool:

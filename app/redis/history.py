@@ -51,7 +51,7 @@ class HistoryStore:
         self._length = length
         self._seconds = days * 86400
 
-    async def recent(
+    async def read(
         self, merchant: MerchantId, shopper: Shopper, limit: int
     ) -> Sequence[HistoryEntry]:
         """At most `limit` entries of the user and the client together, newest first, in one
@@ -146,7 +146,7 @@ class HistoryStore:
         await self._push(older, front=False)
         return sum(map(len, newer.values())) + sum(map(len, older.values()))
 
-    async def read(self, merchant: MerchantId, shopper_id: str) -> Sequence[HistoryEntry]:
+    async def entries(self, merchant: MerchantId, shopper_id: str) -> Sequence[HistoryEntry]:
         """One shopper's whole list, newest first."""
         async with self._pipeline() as pipeline:
             pipeline.lrange(history_key(merchant, shopper_id), 0, -1)
