@@ -14,17 +14,19 @@ depends_on = None
 
 def upgrade() -> None:
     # It goes through row-level security merchant by merchant instead of around it, and tells
-    # nothing but versions. The SET clause gives the caller's own scope back at the end.
+    # nothing but versions. The caller's own scope is given back by hand: an owner who is no
+    # superuser may not name a custom setting in a function's SET clause.
     op.execute(
         """
         CREATE FUNCTION catalogue_versions()
         RETURNS TABLE (merchant_id text, section text, version bigint)
         LANGUAGE plpgsql
-        SET vitrine.merchant = ''
         AS $$
         DECLARE
+            scope text := coalesce(current_setting('vitrine.merchant', true), '');
             one text;
         BEGIN
+            PERFORM set_config('vitrine.merchant', '', true);
             FOR one IN SELECT m.id FROM public.merchant m ORDER BY m.id LOOP
                 PERFORM set_config('vitrine.merchant', one, true);
                 RETURN QUERY
@@ -33,6 +35,7 @@ def upgrade() -> None:
                      WHERE s.merchant_id = one
                      ORDER BY s.name;
             END LOOP;
+            PERFORM set_config('vitrine.merchant', scope, true);
         END
         $$
         """
