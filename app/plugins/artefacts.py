@@ -34,23 +34,25 @@ from typing import Any, Final
 
 import fsspec
 import msgspec
-import numpy as np
-import numpy.typing as npt
 
 from app.domain.errors import Conflict, Unavailable
-from app.domain.model import MANIFEST_FORMAT, Manifest
-from app.plugins.packed_strings import pack_strings, unpack_strings
+from app.domain.model import Manifest
+from app.plugins.artefact_files import (
+    ITEMS_OFFSETS,
+    ITEMS_UTF8,
+    MANIFEST,
+    ArtefactError,
+    array_names,
+    fsync,
+    open_arrays,
+    read_manifest,
+    sha256_of,
+)
+from app.plugins.packed_strings import unpack_strings
 from vitrine_sdk import Arrays
 
-MANIFEST: Final = "manifest.json"
-ITEMS_UTF8: Final = "items.utf8"
-ITEMS_OFFSETS: Final = "items.offsets"
 _ABANDONED_SECONDS: Final = 24 * 3600  # after which an unfinished write is nobody's any more
-_CHUNK: Final = 1 << 20
-
-
-class ArtefactError(Conflict):
-    """An artefact cannot be used. The message says which and why."""
+_FETCHED_KEPT: Final = 3  # local copies of a configuration's versions in a remote store
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -58,12 +60,6 @@ class Artefact:
     manifest: Manifest
     arrays: Arrays  # memory-mapped, read-only
     item_ids: Sequence[str]  # the id at each position
-
-
-class StoredManifest(msgspec.Struct, frozen=True):
-    """Just enough of a manifest to tell whether the rest can be read."""
-
-    manifest_format: int
 
 
 class ArtefactStore:
@@ -126,7 +122,7 @@ class ArtefactStore:
             if target.exists():  # another process was quicker
                 raise Conflict(f"artefact {target.name} exists already") from None
             raise
-        _fsync(target.parent)
+        fsync(target.parent)
 
     def _upload(self, staged: Path, location: str) -> None:
         target = self._remote(location)
@@ -148,7 +144,7 @@ class ArtefactStore:
             ArtefactError: it is missing, altered, or of a layout that this version cannot read.
             Unavailable: a remote store cannot be reached.
         """
-        directory = Path(self._root) / location if self._local else self._fetch(location)
+        directory = Path(self._root) / location if self._local else self._fetch(location, sha256)
         try:
             text = (directory / MANIFEST).read_bytes()
         except FileNotFoundError:
@@ -157,29 +153,37 @@ class ArtefactStore:
             raise ArtefactError(f"artefact {location}: its manifest is not the one published")
         manifest = read_manifest(text, location)
         self._verify(directory, location, sha256, manifest)
-        loaded = open_arrays(directory, _names(manifest), location)
+        loaded = open_arrays(directory, array_names(manifest), location)
         utf8, offsets = loaded.pop(ITEMS_UTF8), loaded.pop(ITEMS_OFFSETS)
         ids = unpack_strings(utf8, offsets)
         if len(ids) != manifest.items:
             raise ArtefactError(f"artefact {location}: {len(ids)} ids for {manifest.items} items")
         return Artefact(manifest, loaded, ids)
 
-    def _fetch(self, location: str) -> Path:
+    def _fetch(self, location: str, sha256: str) -> Path:
         """The local copy of a remote artefact, fetched once a machine."""
-        directory = self._cache / "fetched" / location
+        # Below its manifest's checksum: a place that was written anew is another artefact.
+        directory = self._cache / "fetched" / location / sha256
         if directory.is_dir():
             return directory
         with self._lock(location):
             if directory.is_dir():  # another process fetched it meanwhile
                 return directory
             directory.parent.mkdir(parents=True, exist_ok=True)
-            partial = directory.with_name(f".{directory.name}.{uuid.uuid4().hex}")
+            partial = directory.with_name(f".{uuid.uuid4().hex}")
             partial.mkdir()
             try:
-                for remote in self._fs.ls(self._remote(location), detail=False):
-                    name = PurePosixPath(remote).name
-                    self._fs.get_file(remote, os.fspath(partial / name))
+                remote = self._remote(location)
+                # First the manifest: an upload that has none is not finished.
+                self._fs.get_file(f"{remote}/{MANIFEST}", os.fspath(partial / MANIFEST))
+                if sha256_of(partial / MANIFEST) != sha256:
+                    raise ArtefactError(
+                        f"artefact {location}: its manifest is not the one published"
+                    )
+                for path in self._fs.ls(remote, detail=False):
+                    self._fs.get_file(path, os.fspath(partial / PurePosixPath(path).name))
                 partial.rename(directory)
+                _keep_newest(directory.parents[1], _FETCHED_KEPT)
             except FileNotFoundError:
                 raise ArtefactError(f"artefact {location} is missing") from None
             except OSError as error:
@@ -196,7 +200,7 @@ class ArtefactStore:
             if _noted(note) == state:  # another process verified it meanwhile
                 return
             for name, expected in manifest.files.items():
-                if _sha256(directory / name) != expected:
+                if sha256_of(directory / name) != expected:
                     if not self._local:  # fetched badly: let the next try fetch it anew
                         shutil.rmtree(directory, ignore_errors=True)
                     raise ArtefactError(f"artefact {location}: {name} is not what was written")
@@ -245,8 +249,8 @@ class ArtefactStore:
 
     def delete(self, location: str) -> None:
         """Remove an artefact. Processes that have it open keep it until they let it go."""
-        for base in {Path(self._root) if self._local else self._cache / "fetched"}:
-            shutil.rmtree(base / location, ignore_errors=True)
+        base = Path(self._root) if self._local else self._cache / "fetched"
+        shutil.rmtree(base / location, ignore_errors=True)
         if not self._local:
             with contextlib.suppress(FileNotFoundError):
                 # The manifest first: what has none is not there.
@@ -271,100 +275,6 @@ def quote(name: str) -> str:
     """`name` as one path segment: never empty, never `.` or `..`, no separator."""
     quoted = urllib.parse.quote(name, safe="")
     return quoted.replace(".", "%2E") if set(quoted) <= {"."} else quoted
-
-
-def write(directory: Path, arrays: Arrays, item_ids: Sequence[str]) -> Mapping[str, str]:
-    """Write a fit's arrays and ids into `directory`; SHA-256 a file, for the manifest.
-
-    Raises:
-        ValueError: an array has a name or a type that an artefact cannot hold.
-    """
-    for name in arrays:
-        if not name or not set(name) <= _NAME_CHARACTERS or name.startswith((".", "items.")):
-            raise ValueError(f"array name {name!r} is not made of letters, digits, _ and -")
-    utf8, offsets = pack_strings(item_ids)
-    files = {}
-    for name, array in {**arrays, ITEMS_UTF8: utf8, ITEMS_OFFSETS: offsets}.items():
-        array = np.ascontiguousarray(array) if np.ndim(array) else np.asarray(array)
-        if array.dtype.hasobject:
-            raise ValueError(f"array {name!r} has the type {array.dtype}: objects are not stored")
-        path = directory / f"{name}.npy"
-        with path.open("wb") as file:
-            np.save(file, array, allow_pickle=False)
-            file.flush()
-            os.fsync(file.fileno())
-        files[path.name] = _sha256(path)
-    return files
-
-
-def write_manifest(directory: Path, manifest: Manifest) -> str:
-    """Write the manifest; its SHA-256."""
-    text = msgspec.json.format(msgspec.json.encode(manifest), indent=1)
-    with (directory / MANIFEST).open("wb") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    _fsync(directory)
-    return hashlib.sha256(text).hexdigest()
-
-
-def read_manifest(text: bytes, location: str) -> Manifest:
-    """
-    Raises:
-        ArtefactError: it is of another layout, or damaged.
-    """
-    try:
-        found = msgspec.json.decode(text, type=StoredManifest).manifest_format
-        if found != MANIFEST_FORMAT:
-            raise ArtefactError(
-                f"artefact {location} has layout {found}, and this version reads "
-                f"{MANIFEST_FORMAT}: train again"
-            )
-        return msgspec.json.decode(text, type=Manifest)
-    except msgspec.DecodeError as error:
-        raise ArtefactError(f"artefact {location}: its manifest is damaged: {error}") from None
-
-
-_NAME_CHARACTERS: Final = frozenset(
-    "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-."
-)
-
-
-def _names(manifest: Manifest) -> list[str]:
-    names = [name.removesuffix(".npy") for name in manifest.files]
-    for needed in (ITEMS_UTF8, ITEMS_OFFSETS):
-        if needed not in names:
-            raise ArtefactError(f"artefact: {needed}.npy is not in the manifest")
-    return names
-
-
-def open_arrays(
-    directory: Path, names: Sequence[str], location: str = ""
-) -> dict[str, npt.NDArray[Any]]:
-    """Arrays of a directory, memory-mapped and read-only.
-
-    Raises:
-        ArtefactError: one is missing, or holds what is no plain array.
-    """
-    return {name: _array(directory, name, location) for name in names}
-
-
-def _array(directory: Path, name: str, location: str) -> npt.NDArray[Any]:
-    path = directory / f"{name}.npy"
-    if path.parent != directory:
-        raise ArtefactError(f"artefact {location}: file name {name!r} leads elsewhere")
-    try:
-        # Files of no bytes cannot be mapped, and np.load says so by ValueError: read those.
-        array: npt.NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
-    except ValueError:
-        try:
-            array = np.load(path, allow_pickle=False)
-        except ValueError as error:
-            raise ArtefactError(f"artefact {location}: {name}.npy: {error}") from None
-        array.flags.writeable = False
-    except OSError as error:
-        raise ArtefactError(f"artefact {location}: {name}.npy: {error.strerror}") from None
-    return array
 
 
 def _state(directory: Path, location: str, manifest: Manifest) -> list[list[Any]]:
@@ -393,17 +303,8 @@ def _replace(path: Path, content: bytes) -> None:
     temporary.replace(path)
 
 
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb", buffering=0) as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
-def _fsync(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _keep_newest(directory: Path, keep: int) -> None:
+    """Only the entries of `directory` that were changed last. Whoever maps a file keeps it."""
+    entries = sorted(directory.iterdir(), key=lambda path: path.stat().st_mtime_ns)
+    for old in entries[:-keep]:
+        shutil.rmtree(old, ignore_errors=True)

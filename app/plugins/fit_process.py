@@ -22,7 +22,7 @@ import msgspec
 
 from app.domain.errors import InvalidInput
 from app.plugins import training_files
-from app.plugins.artefacts import ITEMS_OFFSETS, ITEMS_UTF8, open_arrays, write
+from app.plugins.artefact_files import ITEMS_OFFSETS, ITEMS_UTF8, open_arrays, write
 from app.plugins.discovery import discover
 from vitrine_sdk import ENTRY_POINT_GROUP, Context
 

@@ -17,7 +17,8 @@ from app.domain.model import Manifest
 from app.domain.pod import StrategyConfiguration
 from app.domain.strategy import InstalledStrategy
 from app.plugins import training_files
-from app.plugins.artefacts import ArtefactStore, write_manifest
+from app.plugins.artefact_files import write_manifest
+from app.plugins.artefacts import ArtefactStore
 from app.plugins.fit_process import FitJob, FitReport, config_hash
 from app.services.train import FitFailed, Staged, TrainingSet
 
