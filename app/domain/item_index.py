@@ -214,6 +214,8 @@ class ItemIndex:
         """Unix seconds at which the item was first seen."""
         self.changed: IntArray = np.zeros(_FIRST_CAPACITY, np.int32)
         """The `revision` that changed the row last."""
+        self.marks: npt.NDArray[np.uint8] = np.zeros(_FIRST_CAPACITY, np.uint8)
+        """Scratch: zero whenever nobody computes with it. Who writes clears what was written."""
 
     def __len__(self) -> int:
         """Number of rows, those of deleted items included."""
@@ -331,6 +333,7 @@ class ItemIndex:
         self.price = _grown(self.price, capacity, np.nan)
         self.created = _grown(self.created, capacity, 0)
         self.changed = _grown(self.changed, capacity, 0)
+        self.marks = np.zeros(capacity, np.uint8)
         for column in self.columns.values():
             column.grow(capacity)
 

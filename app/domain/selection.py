@@ -1,0 +1,308 @@
+"""From candidates to a list: what qualifies, in which order, and what was left out by what.
+
+All of it works on arrays of rows of an `ItemIndex`; there is no object a candidate.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from app.domain.expression import CompiledExpression
+from app.domain.item_index import ItemIndex
+from vitrine_sdk import BoolArray, Candidates, FloatArray, IntArray
+
+CodeArray = npt.NDArray[np.uint8]
+
+MAX_CANDIDATES: Final = 20_000
+"""No strategy is asked for more, however few qualify."""
+
+GROWTH: Final = 4
+"""By so much more are asked for when too few qualified."""
+
+
+class LeftOut(enum.IntEnum):
+    """Why a candidate is not in the list, in the order in which it is looked at."""
+
+    UNAVAILABLE = 0
+    FILTERED = 1
+    SEED = 2
+    SEEN = 3
+    BOUGHT = 4
+    DUPLICATE = 5
+    UNRENDERED = 6  # what it shows cannot be had now
+    RULED = 7
+
+
+@dataclass(slots=True, eq=False)
+class Pool:
+    """What qualifies, best first, as parallel arrays."""
+
+    rows: IntArray
+    scores: FloatArray
+    sources: CodeArray  # place in the chain of the strategy that gave it
+    reasons: CodeArray  # as that strategy numbers them
+    slotted: BoolArray | None = None  # fixed in its place by a rule; None: nothing is
+    labels: dict[int, dict[str, object]] = field(default_factory=dict)  # by row; shown to shoppers
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+EMPTY_POOL: Final = Pool(
+    np.empty(0, np.int32), np.empty(0, np.float32), np.empty(0, np.uint8), np.empty(0, np.uint8)
+)
+
+
+BROUGHT: Final = 255
+"""The source of what a rule brought, and no strategy."""
+
+Admits = Callable[[IntArray], BoolArray]
+"""Which rows (>= 0) the request itself allows: available, its filters, no seed, not seen, ..."""
+
+
+class Ruling(Protocol):
+    """The rules that apply to one request, compiled. Pure: it keeps nothing from call to call."""
+
+    @property
+    def overfetch(self) -> int:
+        """Candidates that it wants to choose from, a result."""
+        ...
+
+    @property
+    def expires(self) -> float:
+        """Unix seconds until which the same request has the same ruling; inf: for good."""
+        ...
+
+    @property
+    def whole_catalogue(self) -> bool:
+        """Whether its outcome depends on items that no strategy offered."""
+        ...
+
+    def keeps(self, rows: IntArray, scores: FloatArray, source: int) -> BoolArray | None:
+        """Which of a strategy's candidates may stay; None: all."""
+        ...
+
+    def arrange(self, pool: Pool, want: int, admits: Admits) -> Pool:
+        """The final order, at most `want` results: boosts, caps, shares, slots. It may bring rows
+        that are not in the pool (their source is BROUGHT); `admits` says which the request
+        allows."""
+        ...
+
+
+class Trace(Protocol):
+    """Writes down what became of each candidate, for `explain`. Requests have none, mostly."""
+
+    def left_out(self, reason: LeftOut, rows: IntArray) -> None: ...
+
+    def kept(self, source: int, rows: IntArray, scores: FloatArray) -> None: ...
+
+
+class Exclusions:
+    """Rows that a request leaves out, each with its reason."""
+
+    __slots__ = ("_codes", "_rows", "codes", "rows")
+
+    def __init__(self) -> None:
+        self._rows: list[IntArray] = []
+        self._codes: list[CodeArray] = []
+        self.rows: IntArray = np.empty(0, np.int32)
+        self.codes: CodeArray = np.empty(0, np.uint8)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def add(self, rows: IntArray, reason: LeftOut) -> None:
+        """Rows of -1 are ignored."""
+        if len(rows) and int(rows.min()) < 0:
+            rows = rows[rows >= 0]
+        if not len(rows):
+            return
+        self._rows.append(rows)
+        self._codes.append(np.full(len(rows), reason, np.uint8))
+        self.rows = rows if len(self._rows) == 1 else np.concatenate(self._rows)
+        self.codes = self._codes[0] if len(self._codes) == 1 else np.concatenate(self._codes)
+
+
+class Selection:
+    """One request's choice. Strategies' candidates are offered to it in the chain's order."""
+
+    __slots__ = ("_examined", "_exclusions", "_filters", "_index", "_left_out_before", "_pools",
+                 "_ruling", "_trace", "count", "left_out", "want")  # fmt: skip
+
+    def __init__(
+        self,
+        index: ItemIndex,
+        want: int,
+        *,
+        filters: CompiledExpression | None = None,
+        exclusions: Exclusions | None = None,
+        ruling: Ruling | None = None,
+        trace: Trace | None = None,
+    ) -> None:
+        self.want = want
+        self.count = 0  # qualified so far
+        self.left_out = [0] * len(LeftOut)  # candidates, by LeftOut
+        self._left_out_before = self.left_out
+        self._index = index
+        self._filters = filters
+        self._exclusions = exclusions if exclusions is not None and len(exclusions) else None
+        self._ruling = ruling
+        self._trace = trace
+        self._pools: list[Pool] = []
+        self._examined: list[IntArray] = []
+
+    def limit(self, overfetch: int) -> int:
+        """How many candidates to ask a strategy for at first."""
+        want = self.want + (0 if self._exclusions is None else len(self._exclusions))
+        if self._ruling is not None:
+            return min(want * max(overfetch, self._ruling.overfetch), MAX_CANDIDATES)
+        return min(want * overfetch if self._filters is not None else want + 10, MAX_CANDIDATES)
+
+    def offer(self, rows: IntArray, candidates: Candidates, source: int, keep_at_most: int) -> int:
+        """Take what qualifies of a strategy's candidates (`rows` are theirs), at most
+        `keep_at_most` of them; how many that were."""
+        self._examined.append(rows)
+        self._left_out_before = list(self.left_out)
+        keep = self._qualify(rows, candidates.scores, source)
+        places = np.flatnonzero(keep)[:keep_at_most]
+        taken = len(places)
+        if not taken:
+            return 0
+        if taken == int(places[-1]) + 1:  # the first ones, without a gap: views will do
+            pool = Pool(
+                rows[:taken],
+                candidates.scores[:taken],
+                np.full(taken, source, np.uint8),
+                candidates.reasons[:taken],
+            )
+        else:
+            pool = Pool(
+                rows[places],
+                candidates.scores[places],
+                np.full(taken, source, np.uint8),
+                candidates.reasons[places],
+            )
+        self._pools.append(pool)
+        self.count += taken
+        if self._trace is not None:
+            self._trace.kept(source, pool.rows, pool.scores)
+        return taken
+
+    def withdraw(self, source: int) -> None:
+        """Forget what the strategy that was last heard offered: it is asked for more, and will
+        offer that again."""
+        self._examined.pop()
+        self._pools = [pool for pool in self._pools if int(pool.sources[0]) != source]
+        self.count = sum(map(len, self._pools))
+        self.left_out = self._left_out_before
+
+    def restart(self) -> None:
+        """Forget every offer: the whole chain is asked for more."""
+        self._examined.clear()
+        self._pools.clear()
+        self.count = 0
+        self.left_out = [0] * len(LeftOut)
+
+    def pool(self) -> Pool:
+        """What qualified, in the chain's order."""
+        pools = self._pools
+        if len(pools) == 1:
+            return pools[0]
+        if not pools:
+            return EMPTY_POOL
+        return Pool(
+            np.concatenate([pool.rows for pool in pools]),
+            np.concatenate([pool.scores for pool in pools]),
+            np.concatenate([pool.sources for pool in pools]),
+            np.concatenate([pool.reasons for pool in pools]),
+        )
+
+    def result(self) -> Pool:
+        """The list: ruled and cut."""
+        pool = self.pool()
+        if self._ruling is not None:
+            return self._ruling.arrange(pool, self.want, self.admits)
+        return pool if len(pool) <= self.want else cut(pool, self.want)
+
+    def examined(self) -> IntArray:
+        """Every row that was looked at: what the list depends on."""
+        return np.concatenate(self._examined) if self._examined else EMPTY_POOL.rows
+
+    def admits(self, rows: IntArray) -> BoolArray:
+        """Which rows (all >= 0) the request allows, rules aside: for what no strategy offered."""
+        keep = self._index.available[rows]
+        if self._filters is not None:
+            keep = keep & self._filters.mask(rows)
+        if self._exclusions is not None:
+            keep = keep & np.isin(rows, self._exclusions.rows, invert=True)
+        return keep
+
+    def _qualify(self, rows: IntArray, scores: FloatArray, source: int) -> BoolArray:
+        index = self._index
+        keep = index.available[rows]
+        left = len(rows)
+        left = self._note(LeftOut.UNAVAILABLE, keep, left, rows, None)
+        if self._filters is not None:
+            before = keep
+            keep = keep & self._filters.mask(rows)
+            left = self._note(LeftOut.FILTERED, keep, left, rows, before)
+        if self._exclusions is not None or self._pools:
+            keep = self._exclude(rows, keep)
+            left = int(np.count_nonzero(keep))
+        kept = None if self._ruling is None else self._ruling.keeps(rows, scores, source)
+        if kept is not None:
+            before = keep
+            keep = keep & kept
+            self._note(LeftOut.RULED, keep, left, rows, before)
+        return keep
+
+    def _note(
+        self, reason: LeftOut, keep: BoolArray, left: int, rows: IntArray, before: BoolArray | None
+    ) -> int:
+        remaining = int(np.count_nonzero(keep))
+        if remaining != left:
+            self.left_out[reason] += left - remaining
+            if self._trace is not None:
+                gone = ~keep if before is None else before & ~keep
+                self._trace.left_out(reason, rows[gone])
+        return remaining
+
+    def _exclude(self, rows: IntArray, keep: BoolArray) -> BoolArray:
+        """One look-up for all exclusions and what is in the list already: reasons are marked in a
+        column of the index's length, read, and cleared again."""
+        marks = self._index.marks
+        exclusions = self._exclusions
+        # What is excluded first is said last, so that it counts.
+        for pool in self._pools:
+            marks[pool.rows] = LeftOut.DUPLICATE
+        if exclusions is not None:
+            marks[exclusions.rows] = exclusions.codes
+        found = marks[rows]
+        for pool in self._pools:
+            marks[pool.rows] = 0
+        if exclusions is not None:
+            marks[exclusions.rows] = 0
+        marked = found != 0
+        if not marked.any():
+            return keep
+        gone = keep & marked
+        for reason, count in enumerate(np.bincount(found[gone], minlength=len(LeftOut)).tolist()):
+            if count:
+                self.left_out[reason] += count
+                if self._trace is not None:
+                    self._trace.left_out(LeftOut(reason), rows[gone & (found == reason)])
+        kept: BoolArray = keep & ~marked
+        return kept
+
+
+def cut(pool: Pool, want: int) -> Pool:
+    return Pool(
+        pool.rows[:want], pool.scores[:want], pool.sources[:want], pool.reasons[:want],
+        None if pool.slotted is None else pool.slotted[:want], pool.labels,
+    )  # fmt: skip

@@ -1,0 +1,179 @@
+"""Answers in the wire's form, put together from bytes that were encoded before."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgspec
+
+from app.domain.catalogue import Item, ItemFeatures, ItemId
+from app.domain.expression import Expression, matches
+from app.domain.item_features import features as features_of
+from app.domain.item_index import value_text
+from app.domain.rendered import item_document
+from app.domain.selection import BROUGHT, LeftOut, Pool
+from app.domain.variations_map import VariationsMap, map_variations
+from app.services.serving import ServedPod, ending
+
+ALWAYS_SHOWN: Final = ("id", "variation_id")
+"""Fields of `data` that `fmt_options[fields]` cannot leave out: clicks are tracked by them."""
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder().decode
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """How a request wants its items, where that is not as they are kept."""
+
+    fields: tuple[str, ...] = ()  # empty: all
+    hidden_fields: tuple[str, ...] = ()
+    variations_map: VariationsMap | None = None
+    chosen: Expression | None = None  # the first variation that it holds for is shown
+
+    @property
+    def needs_features(self) -> bool:
+        """Hidden fields are not among what is kept rendered."""
+        return bool(self.hidden_fields)
+
+    def apply(self, rendered: bytes) -> bytes:
+        """A rendered item (without its closing brace) as the request wants it."""
+        if not self.fields and self.variations_map is None and b'"variations":' not in rendered:
+            return rendered
+        return self._shape(_decode(rendered + b"}"))
+
+    def render(self, features: ItemFeatures) -> bytes:
+        return self._shape(item_document(features, self.hidden_fields))
+
+    def _shape(self, document: dict[str, Any]) -> bytes:
+        variations = document.get("variations", [])
+        if self.chosen is not None:
+            self._choose(document, variations, self.chosen)
+        if self.variations_map is not None:
+            document.pop("variations", None)
+            document["variations_map"] = map_variations(variations, self.variations_map)
+        if self.fields:
+            document["data"] = self._only(document["data"])
+            for variation in document.get("variations", ()):
+                variation["data"] = self._only(variation["data"])
+        return _encode(document)[:-1]
+
+    def _choose(
+        self, document: dict[str, Any], variations: Sequence[dict[str, Any]], chosen: Expression
+    ) -> None:
+        for variation in variations:
+            if matches(chosen, _attributes(document["data"], variation["data"])):
+                document["data"] = {**document["data"], **variation["data"]}
+                return
+
+    def _only(self, data: dict[str, Any]) -> dict[str, Any]:
+        wanted = {*self.fields, *self.hidden_fields, *ALWAYS_SHOWN}
+        return {name: value for name, value in data.items() if name in wanted}
+
+
+def _attributes(item: Mapping[str, Any], variation: Mapping[str, Any]) -> dict[str, Sequence[str]]:
+    """What filters see of one variation: the item's attributes, and its own in their place."""
+    seen: dict[str, Sequence[str]] = {}
+    for data in (item, variation):
+        record = Item(id=ItemId(""), name="", data=dict(data))
+        for name, values in features_of(record).attributes.items():
+            seen[name] = [value_text(value) for value in values]
+    return seen
+
+
+@dataclass(slots=True, eq=False)
+class Answer:
+    """One list, ready to be sent: `head`, a result id, `TAIL`."""
+
+    head: bytes
+    count: int
+    strategy: str | None = None  # configuration that gave the first result
+    fallback: str | None = None  # why the first in the chain did not
+    degraded: tuple[str, ...] = ()  # what was away
+    items: tuple[ItemId, ...] = ()  # in order; empty where nobody asked
+    strategies: tuple[str, ...] = ()  # of each item
+
+    def body(self, result_id: str) -> bytes:
+        return b"".join((self.head, result_id.encode(), TAIL))
+
+
+TAIL: Final = b'"}'
+
+
+def results(served: ServedPod, pool: Pool, items: Sequence[bytes]) -> bytes:
+    """The list `response.results`, without its brackets; `items` are rendered, one a row."""
+    if pool.slotted is not None or pool.labels or (pool.sources == BROUGHT).any():
+        return b",".join(_marked(served, pool, items))
+    endings = served.endings
+    sources = pool.sources
+    reasons = pool.reasons.tolist()
+    if len(sources) and sources[0] == sources[-1] and (sources == sources[0]).all():
+        of_one = endings[sources[0]]
+        return b",".join([item + of_one[r] for item, r in zip(items, reasons, strict=True)])
+    return b",".join(
+        [item + endings[s][r]
+         for item, s, r in zip(items, sources.tolist(), reasons, strict=True)]
+    )  # fmt: skip
+
+
+def _marked(served: ServedPod, pool: Pool, items: Sequence[bytes]) -> list[bytes]:
+    slotted = [False] * len(items) if pool.slotted is None else pool.slotted.tolist()
+    marked = []
+    for item, row, source, reason, fixed in zip(
+        items,
+        pool.rows.tolist(),
+        pool.sources.tolist(),
+        pool.reasons.tolist(),
+        slotted,
+        strict=True,
+    ):
+        labels = pool.labels.get(row)
+        if source == BROUGHT:
+            end = ending("rules", "rule", slotted=fixed, labels=labels)
+        elif fixed or labels:
+            model = served.chain[source]
+            code = "" if model is None else model.reasons[reason]
+            end = ending(served.pod.chain[source], code, slotted=fixed, labels=labels)
+        else:
+            end = served.endings[source][reason]
+        marked.append(item + end)
+    return marked
+
+
+def assemble(
+    served: ServedPod,
+    echo: bytes,
+    listed: bytes,
+    count: int,
+    *,
+    short: Mapping[str, Any] | None = None,
+    degraded: Sequence[str] = (),
+) -> bytes:
+    """`Answer.head`: everything up to the result id."""
+    extra = b""
+    if short is not None:
+        extra += b',"short":' + _encode(short)
+    if degraded:
+        extra += b',"degraded":' + _encode(degraded)
+    return b"".join(
+        (
+            b'{"request":', echo,
+            b',"response":{"results":[', listed,
+            b'],"total_num_results":', str(count).encode(),
+            b',"pod":', served.document, extra,
+            b'},"result_id":"',
+        )
+    )  # fmt: skip
+
+
+def shortness(asked: int, found: int, left_out: Sequence[int]) -> dict[str, Any]:
+    """Why a list is short: what was left out, by what."""
+    return {
+        "asked": asked,
+        "found": found,
+        "left_out": {
+            reason.name.lower(): left_out[reason] for reason in LeftOut if left_out[reason]
+        },
+    }

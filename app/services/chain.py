@@ -1,0 +1,167 @@
+"""A pod's strategy chain: asked in order, for more and more, until the list is full."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable
+
+import numpy as np
+
+from app.domain.merchant import MerchantId
+from app.domain.selection import BROUGHT, GROWTH, MAX_CANDIDATES, Selection
+from app.services.pod_request import Chosen, PodRequest
+from app.services.running import Failure, Runner
+from app.services.serving import ServedModel
+from app.services.shopper_history import Recent
+from app.telemetry.metrics import Metrics
+from vitrine_sdk import EMPTY_HISTORY, Candidates, Context, History
+
+
+class Chain:
+    """
+    Args:
+        overfetch: candidates asked for, a result asked for, where filters or rules choose.
+    """
+
+    def __init__(self, runner: Runner, metrics: Metrics, *, overfetch: int) -> None:
+        self._runner = runner
+        self._overfetch = overfetch
+        self._failures = metrics.strategy_failures
+        self._last_good: dict[tuple[MerchantId, str], Chosen] = {}
+
+    async def choose(self, asked: PodRequest) -> Chosen:
+        """The list; where every strategy that could answer failed, the last good one of the pod, as
+        far as it suits this request."""
+        chosen = await self._choose(asked)
+        key = (asked.snapshot.merchant, asked.served.pod.id)
+        if len(chosen.pool):
+            if asked.filters is None and not asked.failed and len(chosen.pool) == asked.want:
+                self._last_good[key] = chosen
+            return chosen
+        last = self._last_good.get(key)
+        if last is None or not asked.failed:
+            return chosen
+        asked.went_without("strategies")
+        selection = self._selection(asked)
+        pool = last.pool
+        for source in dict.fromkeys(pool.sources.tolist()):
+            if source != BROUGHT:
+                of_it = pool.sources == source
+                rows = pool.rows[of_it]
+                again = Candidates(rows, pool.scores[of_it], pool.reasons[of_it])
+                selection.offer(rows, again, source, len(rows))
+        return Chosen(last.served, selection.result(), selection.left_out, selection.examined())
+
+    async def _choose(self, asked: PodRequest) -> Chosen:
+        selection = self._selection(asked)
+        need = asked.want
+        if asked.ruling is not None:
+            need *= max(1, asked.ruling.overfetch)
+        while True:
+            more = await self._ask_all(asked, selection, need)
+            pool = selection.result()
+            # Rules may leave places open that more candidates could fill.
+            if (
+                len(pool) >= asked.want
+                or not more
+                or need >= MAX_CANDIDATES
+                or time.monotonic() >= asked.deadline
+            ):
+                break
+            need = min(need * GROWTH, MAX_CANDIDATES)
+            selection.restart()
+        return Chosen(asked.served, pool, selection.left_out, selection.examined())
+
+    def _selection(self, asked: PodRequest) -> Selection:
+        return Selection(
+            asked.served.index,
+            asked.want,
+            filters=asked.filters,
+            exclusions=asked.exclusions,
+            ruling=asked.ruling,
+            trace=asked.trace,
+        )
+
+    async def _ask_all(self, asked: PodRequest, selection: Selection, need: int) -> bool:
+        """Offer the chain's candidates until `need` qualify; whether there may be more of them."""
+        served = asked.served
+        more = False
+        for source, model in enumerate(served.chain):
+            if selection.count >= need or (selection.count and not served.pod.fill):
+                break
+            failure: Failure | None = None
+            why: str | None = None
+            if model is None:
+                failure = Failure.UNFITTED
+                self._failures.labels(served.pod.chain[source], failure.value).inc()
+            elif model.needs.seeds and not len(asked.seeds):
+                why = "no_seeds"
+            elif model.needs.term and not asked.request.term:
+                why = "no_term"
+            elif time.monotonic() >= asked.deadline:
+                failure = Failure.LATE
+            else:
+                before = selection.count
+                failure, has_more = await self._ask(asked, selection, source, model, need)
+                more |= has_more
+                if failure is None and selection.count == before:
+                    why = "empty"
+            if failure is not None:
+                asked.failed = True
+                why = failure.value
+            if source == 0 and why is not None and asked.fallback is None:
+                asked.fallback = why
+        return more
+
+    async def _ask(
+        self, asked: PodRequest, selection: Selection, source: int, model: ServedModel, need: int
+    ) -> tuple[Failure | None, bool]:
+        """One strategy's candidates, more and more of them until enough qualify. Why there are
+        none, and whether it may have more."""
+        context = _context(asked, model)
+        most = min(model.items, MAX_CANDIDATES)
+        limit = min(max(selection.limit(self._overfetch), need - selection.count), most)
+        offered = False
+        while limit > 0:
+            outcome = self._runner.run(model, context, limit, asked.deadline)
+            if isinstance(outcome, Awaitable):
+                outcome = await outcome
+            if isinstance(outcome, Failure):
+                return (None if offered else outcome), False
+            if offered:
+                selection.withdraw(source)
+            offered = True
+            selection.offer(model.rows[outcome.items], outcome, source, need - selection.count)
+            has_more = len(outcome) >= limit and limit < most
+            if selection.count >= need or not has_more or time.monotonic() >= asked.deadline:
+                return None, has_more
+            limit = min(limit * GROWTH, most)
+        return None, False
+
+
+def _context(asked: PodRequest, model: ServedModel) -> Context:
+    eligible = None
+    if model.needs.eligible and asked.filters is not None:
+        eligible = model.eligible(asked.filters.expression, asked.served.expressions)
+    return Context(
+        now=int(asked.now),
+        seeds=model.positions_of(asked.seeds),
+        history=_history(model, asked.history, asked.now),
+        term=asked.request.term,
+        segments=asked.request.segments,
+        eligible=eligible,
+    )
+
+
+def _history(model: ServedModel, recent: Recent, now: float) -> History:
+    """The latest events that the model wants, of items that it knows."""
+    wanted = model.needs.history
+    rows = recent.rows
+    if not wanted or not len(rows):
+        return EMPTY_HISTORY
+    positions = model.positions
+    known = (rows >= 0) & (rows < len(positions))
+    items = np.where(known, positions[np.where(known, rows, 0)], np.int32(-1))
+    places = np.flatnonzero(items >= 0)[:wanted]
+    ages = (now - recent.times[places]).astype(np.float32)
+    return History(items[places], recent.types[places], np.maximum(ages, np.float32(0)))

@@ -1,0 +1,69 @@
+"""Lists that do not depend on the shopper, kept ready to be sent."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from app.domain.bounded_cache import BoundedCache
+from app.domain.item_index import ItemIndex
+from app.services.answer import Answer
+from vitrine_sdk import IntArray
+
+MAX_AGE: Final = 300.0
+"""Seconds after which a list is made anew, so that what ages in a model does so here too."""
+
+_OVERHEAD: Final = 600  # of an entry beside its bytes and rows
+
+Key = tuple[int, str, str]  # snapshot, pod, and what of the request the list depends on
+
+
+@dataclass(slots=True, eq=False)
+class Prepared:
+    """A ready list and what it depends on."""
+
+    answer: Answer
+    index: ItemIndex
+    revision: int  # of the index, at which it was last known to be true
+    rows: IntArray  # every row that was looked at for it
+    whole_catalogue: bool  # any change of the catalogue may change it
+    expires: float  # Unix seconds
+
+    def holds(self, now: float) -> bool:
+        if now >= self.expires:
+            return False
+        index = self.index
+        if self.revision != index.revision:
+            if self.whole_catalogue or not index.unchanged_since(self.rows, self.revision):
+                return False
+            self.revision = index.revision
+        return True
+
+
+class PreparedLists:
+    """Bounded by bytes, of all merchants together. A new snapshot has a new number: what was
+    prepared for the one before is not found any more, and let go in time."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._lists: BoundedCache[Key, Prepared] = BoundedCache(max_bytes, _size)
+        self.hits = 0
+        self.misses = 0
+
+    @property
+    def held_bytes(self) -> int:
+        return self._lists.held_bytes
+
+    def get(self, key: Key, now: float) -> Answer | None:
+        found = self._lists.get(key)
+        if found is None or not found.holds(now):
+            self.misses += 1
+            return None
+        self.hits += 1
+        return found.answer
+
+    def put(self, key: Key, prepared: Prepared) -> None:
+        self._lists.put(key, prepared)
+
+
+def _size(prepared: Prepared) -> int:
+    return _OVERHEAD + len(prepared.answer.head) + prepared.rows.nbytes

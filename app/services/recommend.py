@@ -1,0 +1,256 @@
+"""The list for a pod: history, chain, selection, rendering, within a time budget.
+
+At most two waits on Redis (history; items that are not in the near-cache), none on PostgreSQL.
+Whatever is away or late, there is an answer: it says by `degraded` what it went without.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Final, Protocol
+
+import msgspec
+import numpy as np
+
+from app.domain.catalogue import ItemId
+from app.domain.merchant import MerchantId
+from app.domain.recommendation import RecommendationRequest
+from app.domain.selection import BROUGHT, LeftOut, Trace
+from app.services.answer import Answer, assemble, results, shortness
+from app.services.chain import Chain
+from app.services.pod_request import Chosen, PodRequest, understand
+from app.services.prepared import MAX_AGE, Prepared, PreparedLists
+from app.services.running import Runner
+from app.services.serving import ServingSnapshot
+from app.services.shopper_history import Histories
+from app.services.showing import FeatureReader, Showing
+from app.telemetry.metrics import Metrics
+from vitrine_sdk import EventType
+
+SEEN: Final = (EventType.VIEW, EventType.CLICK, EventType.CART)
+BOUGHT: Final = (EventType.PURCHASE,)
+BY_RULE: Final = "rules"
+"""Stands where a strategy configuration's id does, for what a rule brought."""
+
+
+class ServedSample(msgspec.Struct, frozen=True, kw_only=True):
+    """One answer that was given, with what a replay of it needs."""
+
+    merchant: MerchantId
+    result_id: str
+    served_at: float  # Unix seconds
+    pod_id: str
+    request: Mapping[str, Any]
+    items: tuple[ItemId, ...]
+    strategies: tuple[str, ...]  # of each item
+
+
+class ServedSampleLog(Protocol):
+    def record(self, sample: ServedSample) -> None:
+        """Take a sample to be stored later. Does not wait; what is lost is counted."""
+        ...
+
+
+class Recommend:
+    """
+    Args:
+        random: numbers in [0, 1), that decide which answers are recorded as served.
+        budget: seconds that a request may take.
+        overfetch: candidates asked for, a result asked for, where filters or rules choose.
+        sample_rate: share of the answers that are recorded as served.
+    """
+
+    def __init__(
+        self,
+        runner: Runner,
+        histories: Histories,
+        features: FeatureReader,
+        samples: ServedSampleLog,
+        metrics: Metrics,
+        *,
+        random: Callable[[], float],
+        budget: float = 0.1,
+        overfetch: int = 5,
+        history_length: int = 100,
+        prepared_bytes: int = 64 * 1024 * 1024,
+        sample_rate: float = 0.01,
+    ) -> None:
+        self._histories = histories
+        self._chain = Chain(runner, metrics, overfetch=overfetch)
+        self._showing = Showing(features, self._chain, metrics)
+        self._samples = samples
+        self._metrics = metrics
+        self._random = random
+        self._budget = budget
+        self._history_length = history_length
+        self._sample_rate = sample_rate
+        self._answered: dict[tuple[MerchantId, str, str | None], Callable[[], None]] = {}
+        self._dropped = {r: metrics.dropped_candidates.labels(r.name.lower()).inc for r in LeftOut}
+        self.prepared_lists = PreparedLists(prepared_bytes)
+
+    def prepared(self, snapshot: ServingSnapshot, pod_id: str, dependence: str) -> Answer | None:
+        """A list that is ready to be sent, if there is one.
+
+        Args:
+            dependence: all of the request that a list without history depends on, as a text; the
+                same text that `recommend` was given.
+        """
+        answer = self.prepared_lists.get((snapshot.number, pod_id, dependence), time.time())
+        if answer is not None:
+            self._count(snapshot.merchant, pod_id, answer.strategy)
+        return answer
+
+    async def recommend(
+        self,
+        snapshot: ServingSnapshot,
+        request: RecommendationRequest,
+        *,
+        dependence: str | None = None,
+        trace: Trace | None = None,
+    ) -> Answer:
+        """
+        Args:
+            dependence: see `prepared`; None: the answer is not kept.
+
+        Raises:
+            NotFound: there is no such pod.
+            InvalidInput: naming the parameter.
+        """
+        asked = understand(snapshot, request, self._budget, trace)
+        served = asked.served
+        personal = await self._read_history(asked)
+        self._exclude(asked)
+        if snapshot.rulings is not None:
+            asked.ruling = snapshot.rulings.ruling(
+                served.pod, request, served.index, asked.seeds, asked.history, asked.now
+            )
+        revision = served.index.revision
+        chosen, items = await self._showing.show(asked, await self._chain.choose(asked))
+        answer = self._answer(asked, chosen, results(chosen.served, chosen.pool, items))
+        if dependence is not None and not (personal or asked.degraded or asked.failed):
+            self._keep(asked, chosen, answer, revision, dependence)
+        return answer
+
+    def sample(
+        self,
+        snapshot: ServingSnapshot,
+        pod_id: str,
+        result_id: str,
+        answer: Answer,
+        request: Callable[[], Mapping[str, Any]],
+    ) -> None:
+        """Record an answer as served, if the dice fall so. `request` is asked only then."""
+        if self._random() < self._sample_rate:
+            self._samples.record(
+                ServedSample(
+                    merchant=snapshot.merchant,
+                    result_id=result_id,
+                    served_at=time.time(),
+                    pod_id=pod_id,
+                    request=request(),
+                    items=answer.items,
+                    strategies=answer.strategies,
+                )
+            )
+
+    async def _read_history(self, asked: PodRequest) -> bool:
+        """Whether the answer depends on the shopper's history."""
+        pod = asked.served.pod
+        limit = asked.served.needs_history
+        if pod.exclude_seen or pod.exclude_bought:
+            limit = self._history_length
+        if asked.snapshot.rulings is not None:
+            limit = max(limit, asked.snapshot.rulings.needs_history(pod))
+        if not limit:
+            return False
+        if asked.request.consent:
+            asked.history, fresh = await self._histories.recent(
+                asked.snapshot.merchant,
+                asked.request.shopper,
+                min(limit, self._history_length),
+                asked.served.index,
+                time.monotonic(),
+                asked.deadline,
+            )
+            if not fresh:
+                asked.went_without("history")
+        return True
+
+    def _exclude(self, asked: PodRequest) -> None:
+        pod = asked.served.pod
+        if len(asked.seeds):
+            asked.exclusions.add(asked.seeds, LeftOut.SEED)
+        if pod.exclude_seen:
+            asked.exclusions.add(asked.history.rows_of(SEEN), LeftOut.SEEN)
+        if pod.exclude_bought:
+            asked.exclusions.add(asked.history.rows_of(BOUGHT), LeftOut.BOUGHT)
+
+    def _answer(self, asked: PodRequest, chosen: Chosen, listed: bytes) -> Answer:
+        pool, ids = chosen.pool, asked.served.index.ids
+        count = len(pool)
+        short: dict[str, Any] | None = None
+        if count < asked.want:
+            short = shortness(asked.want, count, chosen.left_out)
+            if asked.filters is not None and (unknown := asked.filters.unknown()):
+                short["unknown_attributes"] = unknown
+        chain = chosen.served.pod.chain
+        strategies = tuple(
+            [BY_RULE if source == BROUGHT else chain[source] for source in pool.sources.tolist()]
+        )
+        answer = Answer(
+            head=assemble(
+                asked.served, asked.echo(), listed, count, short=short, degraded=asked.degraded
+            ),
+            count=count,
+            strategy=strategies[0] if strategies else None,
+            fallback=asked.fallback,
+            degraded=tuple(asked.degraded),
+            items=tuple([ids[row] for row in pool.rows.tolist()]),
+            strategies=strategies,
+        )
+        self._count(asked.snapshot.merchant, asked.served.pod.id, answer.strategy)
+        self._count_flaws(asked, chosen, short is not None)
+        return answer
+
+    def _keep(
+        self, asked: PodRequest, chosen: Chosen, answer: Answer, revision: int, dependence: str
+    ) -> None:
+        ruling = asked.ruling
+        expires = asked.now + MAX_AGE
+        if ruling is not None:
+            expires = min(expires, ruling.expires)
+        # Filters that are handed to a strategy were asked of the whole catalogue.
+        filtered = asked.filters is not None and any(
+            model is not None and model.needs.eligible for model in asked.served.chain
+        )
+        self.prepared_lists.put(
+            (asked.snapshot.number, asked.served.pod.id, dependence),
+            Prepared(
+                answer=answer,
+                index=asked.served.index,
+                revision=revision,
+                rows=np.concatenate((chosen.examined, chosen.pool.rows)),
+                whole_catalogue=filtered or (ruling is not None and ruling.whole_catalogue),
+                expires=expires,
+            ),
+        )
+
+    def _count(self, merchant: MerchantId, pod_id: str, strategy: str | None) -> None:
+        count = self._answered.get((merchant, pod_id, strategy))
+        if count is None:
+            count = self._metrics.recommendations.labels(merchant, pod_id, strategy or "").inc
+            self._answered[merchant, pod_id, strategy] = count
+        count()
+
+    def _count_flaws(self, asked: PodRequest, chosen: Chosen, short: bool) -> None:
+        merchant, pod_id = asked.snapshot.merchant, asked.served.pod.id
+        if short:
+            self._metrics.short_lists.labels(merchant, pod_id).inc()
+        if asked.fallback is not None:
+            self._metrics.fallbacks.labels(merchant, pod_id, asked.fallback).inc()
+        for what in asked.degraded:
+            self._metrics.degraded.labels(what).inc()
+        for reason, dropped in enumerate(chosen.left_out):
+            if dropped:
+                self._dropped[LeftOut(reason)](dropped)

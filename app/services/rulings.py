@@ -1,0 +1,39 @@
+"""The port through which merchants' rules enter a request."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from app.domain.configuration import MerchantConfiguration
+from app.domain.item_index import ItemIndex, ItemIndexes
+from app.domain.pod import Pod
+from app.domain.recommendation import RecommendationRequest
+from app.domain.selection import Ruling
+from app.services.shopper_history import Recent
+from vitrine_sdk import IntArray
+
+
+class Rulings(Protocol):
+    """A merchant's rules, compiled when they were published."""
+
+    def needs_history(self, pod: Pod) -> int:
+        """Events of the shopper's that the pod's rules look at; 0: none."""
+        ...
+
+    def ruling(
+        self,
+        pod: Pod,
+        request: RecommendationRequest,
+        index: ItemIndex,
+        seeds: IntArray,
+        history: Recent,
+        now: float,
+    ) -> Ruling | None:
+        """What applies to a request; None: nothing does. `seeds` are rows, -1 for unknown items."""
+        ...
+
+
+class RulingsCompiler(Protocol):
+    def compile(self, configuration: MerchantConfiguration, indexes: ItemIndexes) -> Rulings | None:
+        """The rules of a merchant's configuration; None where there are none."""
+        ...

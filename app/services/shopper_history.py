@@ -1,0 +1,134 @@
+"""What a shopper did lately, as arrays over an index."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import structlog
+
+from app.domain.bounded_cache import BoundedCache
+from app.domain.breaker import Breaker
+from app.domain.errors import Unavailable
+from app.domain.event import HistoryEntry, Shopper
+from app.domain.item_index import ItemIndex
+from app.domain.merchant import MerchantId
+from vitrine_sdk import IntArray
+
+log = structlog.get_logger()
+
+_ENTRY_BYTES: Final = 13  # of a remembered event, in arrays
+_OVERHEAD: Final = 700
+
+
+class HistoryReader(Protocol):
+    async def read(
+        self, merchant: MerchantId, shopper: Shopper, limit: int
+    ) -> Sequence[HistoryEntry]:
+        """The latest events of a shopper, newest first: of the user and of the client together, in
+        one round trip.
+
+        Raises:
+            Unavailable: the store is away.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Recent:
+    """A shopper's events, newest first."""
+
+    rows: IntArray  # -1: an item that the index does not know
+    types: npt.NDArray[np.int8]  # vitrine_sdk.EventType
+    times: npt.NDArray[np.int64]  # Unix seconds
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def rows_of(self, types: Sequence[int]) -> IntArray:
+        """Rows of the events of some types."""
+        if not len(self.rows):
+            return self.rows
+        flags = np.zeros(128, np.bool_)
+        flags[list(types)] = True
+        found: IntArray = self.rows[flags[self.types]]
+        return found
+
+
+NOTHING: Final = Recent(np.empty(0, np.int32), np.empty(0, np.int8), np.empty(0, np.int64))
+
+
+class Histories:
+    """Reads histories within a time limit, and remembers the latest for when the store is away.
+
+    Args:
+        share: of the time that a request has left, what is spent on waiting at most.
+        remembered_bytes: bound of what is remembered.
+    """
+
+    def __init__(
+        self,
+        reader: HistoryReader,
+        *,
+        share: float = 0.5,
+        remembered_bytes: int = 16 * 1024 * 1024,
+        failures: int = 3,
+        pause: float = 0.5,
+    ) -> None:
+        self._reader = reader
+        self._share = share
+        self._breaker = Breaker(failures, pause)
+        self._remembered: BoundedCache[tuple[int, str], Recent] = BoundedCache(
+            remembered_bytes, lambda recent: _OVERHEAD + _ENTRY_BYTES * len(recent)
+        )
+
+    async def recent(
+        self,
+        merchant: MerchantId,
+        shopper: Shopper,
+        limit: int,
+        index: ItemIndex,
+        now: float,
+        deadline: float,
+    ) -> tuple[Recent, bool]:
+        """A shopper's history, and whether it is the store's (else: what this process remembers).
+
+        Args:
+            now: monotonic, as `deadline` is.
+        """
+        name = shopper.id
+        if name is None:
+            return NOTHING, True
+        key = (index.base, name)
+        if not self._breaker.allows(now):
+            return self._remembered.get(key) or NOTHING, False
+        try:
+            async with asyncio.timeout_at(now + max(deadline - now, 0.0) * self._share):
+                entries = await self._reader.read(merchant, shopper, limit)
+        except (TimeoutError, Unavailable) as error:
+            self._breaker.failed(now)
+            if not self._breaker.closed:
+                log.warning("history_away", reason=type(error).__name__)
+            return self._remembered.get(key) or NOTHING, False
+        except BaseException:
+            self._breaker.undecided()
+            raise
+        self._breaker.succeeded()
+        recent = arrays(entries, index)
+        self._remembered.put(key, recent)
+        return recent, True
+
+
+def arrays(entries: Sequence[HistoryEntry], index: ItemIndex) -> Recent:
+    count = len(entries)
+    if not count:
+        return NOTHING
+    return Recent(
+        index.rows([entry.item_id for entry in entries]),
+        np.fromiter([entry.type for entry in entries], np.int8, count),
+        np.fromiter([int(entry.time) for entry in entries], np.int64, count),
+    )

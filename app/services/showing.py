@@ -1,0 +1,152 @@
+"""Chosen items as JSON: from the near-cache, missing ones from Redis in one call."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import Sequence
+from typing import Any, Final, Protocol
+
+import msgspec
+import numpy as np
+import structlog
+
+from app.domain.breaker import Breaker
+from app.domain.catalogue import ItemFeatures, ItemId, Section
+from app.domain.errors import Unavailable
+from app.domain.merchant import MerchantId
+from app.domain.rendered import render
+from app.domain.selection import LeftOut
+from app.services.chain import Chain
+from app.services.pod_request import Chosen, PodRequest
+from app.telemetry.metrics import Metrics
+from vitrine_sdk import IntArray
+
+log = structlog.get_logger()
+
+_ROUNDS: Final = 4  # of choosing again without what cannot be shown
+_encode = msgspec.json.Encoder().encode
+
+
+class FeatureReader(Protocol):
+    async def features(
+        self, merchant: MerchantId, section: Section, ids: Sequence[ItemId]
+    ) -> Sequence[ItemFeatures | None]:
+        """The items' features, one an id; None where there are none. One round trip.
+
+        Raises:
+            Unavailable: the store is away.
+        """
+        ...
+
+
+class Showing:
+    """
+    Args:
+        failures: in a row, after which the store is not asked for `pause` seconds.
+    """
+
+    def __init__(
+        self,
+        features: FeatureReader,
+        chain: Chain,
+        metrics: Metrics,
+        *,
+        failures: int = 3,
+        pause: float = 0.5,
+    ) -> None:
+        self._features = features
+        self._chain = chain
+        self._breaker = Breaker(failures, pause)
+        self._hits = metrics.near_cache_hits.inc
+        self._misses = metrics.near_cache_misses.inc
+
+    async def show(self, asked: PodRequest, chosen: Chosen) -> tuple[Chosen, Sequence[bytes]]:
+        """The items' JSON, each without its closing brace. What cannot be shown is replaced by what
+        can; where nothing can, items are shown by what the index knows of them."""
+        fetched: dict[int, bytes] = {}
+        bare = chosen
+        for round_ in range(_ROUNDS):
+            items, missing = self._at_hand(asked, chosen.pool.rows, fetched)
+            if missing and not round_:
+                await self._fetch(asked, missing, fetched)
+                items, missing = self._at_hand(asked, chosen.pool.rows, fetched)
+            if not missing:
+                if len(items) or not len(bare.pool):
+                    return chosen, items
+                break
+            asked.exclusions.add(np.array(missing, np.int32), LeftOut.UNRENDERED)
+            chosen = await self._chain.choose(asked)
+        asked.went_without("features")
+        return bare, self._bare(asked, bare.pool.rows)
+
+    def _at_hand(
+        self, asked: PodRequest, rows: IntArray, fetched: dict[int, bytes]
+    ) -> tuple[Sequence[bytes], list[int]]:
+        """What can be shown, or the rows that cannot."""
+        index, format_ = asked.served.index, asked.format
+        found: list[bytes | None]
+        if format_ is not None and format_.needs_features:
+            found = [fetched.get(row) for row in rows.tolist()]
+            format_ = None  # applied already
+        else:
+            found = index.rendered.get_many((rows + np.int64(index.base)).tolist())
+            if fetched:  # what the near-cache had no room for, or the catalogue overtook
+                found = [
+                    item or fetched.get(row) for row, item in zip(rows.tolist(), found, strict=True)
+                ]
+        items = [item for item in found if item is not None]
+        if len(items) != len(found):
+            pairs = zip(rows.tolist(), found, strict=True)
+            return (), [row for row, item in pairs if item is None]
+        self._hits(len(items))
+        return items if format_ is None else [format_.apply(item) for item in items], []
+
+    async def _fetch(
+        self, asked: PodRequest, missing: Sequence[int], fetched: dict[int, bytes]
+    ) -> None:
+        index, format_ = asked.served.index, asked.format
+        self._misses(len(missing))
+        now = time.monotonic()
+        if now >= asked.deadline or not self._breaker.allows(now):
+            asked.went_without("features")
+            return
+        revision = index.revision
+        try:
+            async with asyncio.timeout_at(asked.deadline):
+                answers = await self._features.features(
+                    asked.snapshot.merchant,
+                    asked.served.pod.section,
+                    [index.ids[row] for row in missing],
+                )
+        except (TimeoutError, Unavailable) as error:
+            self._breaker.failed(now)
+            if not self._breaker.closed:
+                log.warning("features_away", reason=type(error).__name__)
+            asked.went_without("features")
+            return
+        except BaseException:
+            self._breaker.undecided()
+            raise
+        self._breaker.succeeded()
+        for row, features in zip(missing, answers, strict=True):
+            if features is None:  # deleted a moment ago
+                continue
+            if format_ is not None and format_.needs_features:
+                fetched[row] = format_.render(features)
+                continue
+            rendered = fetched[row] = render(features)
+            # What changed while it was fetched may be older than what the index knows.
+            if index.changed[row] <= revision:
+                index.rendered.put(index.base + row, rendered)
+
+    def _bare(self, asked: PodRequest, rows: IntArray) -> list[bytes]:
+        index = asked.served.index
+        items = []
+        for row in rows.tolist():
+            data: dict[str, Any] = {"id": index.ids[row]}
+            if not math.isnan(price := float(index.price[row])):
+                data["price"] = round(price, 4)
+            items.append(_encode({"value": index.ids[row], "data": data})[:-1])
+        return items
