@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -23,6 +23,7 @@ class RecommendationRequest(msgspec.Struct, frozen=True, kw_only=True):
     pre_filter: Any | None = None  # pre_filter_expression: see app.domain.expression
     fields: tuple[str, ...] = ()  # fmt_options[fields]; empty: all
     hidden_fields: tuple[str, ...] = ()
+    variations_return: Literal["default", "all", "matched"] = "default"  # matched: by the filters
     variations_map: Any | None = None
     cells: dict[str, str] = {}  # ef-<cell>: test cells that the client says
     consent: bool = True

@@ -32,6 +32,7 @@ class Format:
     hidden_fields: tuple[str, ...] = ()
     variations_map: VariationsMap | None = None
     chosen: Expression | None = None  # the first variation that it holds for is shown
+    only_chosen: bool = False  # variations that it does not hold for are left out
 
     @property
     def needs_features(self) -> bool:
@@ -49,8 +50,13 @@ class Format:
 
     def _shape(self, document: dict[str, Any]) -> bytes:
         variations = document.get("variations", [])
-        if self.chosen is not None:
-            self._choose(document, variations, self.chosen)
+        if self.chosen is not None and variations:
+            item = document["data"]
+            fitting = [v for v in variations if matches(self.chosen, _attributes(item, v["data"]))]
+            if fitting:
+                document["data"] = {**item, **fitting[0]["data"]}
+            if self.only_chosen:
+                document["variations"] = variations = fitting
         if self.variations_map is not None:
             document.pop("variations", None)
             document["variations_map"] = map_variations(variations, self.variations_map)
@@ -59,14 +65,6 @@ class Format:
             for variation in document.get("variations", ()):
                 variation["data"] = self._only(variation["data"])
         return _encode(document)[:-1]
-
-    def _choose(
-        self, document: dict[str, Any], variations: Sequence[dict[str, Any]], chosen: Expression
-    ) -> None:
-        for variation in variations:
-            if matches(chosen, _attributes(document["data"], variation["data"])):
-                document["data"] = {**document["data"], **variation["data"]}
-                return
 
     def _only(self, data: dict[str, Any]) -> dict[str, Any]:
         wanted = {*self.fields, *self.hidden_fields, *ALWAYS_SHOWN}

@@ -75,12 +75,16 @@ class PodRequest:
             echo["us"] = request.segments
         if request.variations_map is not None:
             echo["variations_map"] = request.variations_map
-        if request.fields or request.hidden_fields:
+        if request.fields or request.hidden_fields or request.variations_return != "default":
             echo["fmt_options"] = {
                 name: values
                 for name, values in (
                     ("fields", request.fields),
                     ("hidden_fields", request.hidden_fields),
+                    (
+                        "variations_return_type",
+                        request.variations_return if request.variations_return != "default" else "",
+                    ),
                 )
                 if values
             }
@@ -152,4 +156,5 @@ def _format(request: RecommendationRequest, chosen: Expression | None) -> Format
         hidden_fields=request.hidden_fields,
         variations_map=None if wanted is None else parse_variations_map(wanted),
         chosen=chosen,
+        only_chosen=request.variations_return == "matched",
     )

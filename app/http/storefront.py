@@ -1,0 +1,187 @@
+"""Recommendations for a shop's pages, in the form that Constructor's clients expect."""
+
+from __future__ import annotations
+
+import itertools
+import secrets
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, Final
+
+import msgspec
+from aiohttp import hdrs, web
+
+from app.domain.event import Shopper
+from app.domain.pod import DEFAULT_RESULTS, MAX_RESULTS
+from app.domain.recommendation import RecommendationRequest
+from app.http.middleware import canonical
+from app.http.operation import Operation, Parameter, Security
+from app.http.storefront_query import PodQuery
+from app.services.recommend import Recommend
+from app.services.serving import Serving
+
+DEGRADED: Final = "Vitrine-Degraded"
+
+_JSON: Final = "application/json; charset=utf-8"
+
+
+class ResultStrategy(msgspec.Struct):
+    id: str
+
+
+class Result(msgspec.Struct, kw_only=True):
+    value: str  # the item's name
+    data: dict[str, Any]  # id, variation_id, url, image_url, price, facets, ...
+    labels: dict[str, Any]
+    matched_terms: list[str]
+    is_slotted: bool
+    strategy: ResultStrategy
+    reason: str
+    variations: list[dict[str, Any]] = []
+    variations_map: Any = None
+
+
+class ResultPod(msgspec.Struct):
+    id: str
+    display_name: str
+
+
+class Short(msgspec.Struct, kw_only=True):
+    """Why there are fewer results than were asked for."""
+
+    asked: int
+    found: int
+    left_out: dict[str, int]  # candidates, by reason
+    unknown_attributes: list[str] = []
+
+
+class RecommendationResponse(msgspec.Struct, kw_only=True):
+    results: list[Result]
+    total_num_results: int
+    pod: ResultPod
+    short: Short | None = None
+    degraded: list[str] = []  # what was away
+
+
+class RecommendationAnswer(msgspec.Struct):
+    request: dict[str, Any]
+    response: RecommendationResponse
+    result_id: str
+
+
+def result_ids() -> Callable[[], str]:
+    """A maker of unique ids: a random start for the process, counted on. One after each fork."""
+    prefix = secrets.token_hex(8)
+    numbers = itertools.count(secrets.randbits(32))
+    return lambda: f"{prefix}{next(numbers):016x}"
+
+
+class Storefront:
+    """
+    Args:
+        new_id: makes result ids; made after the fork.
+    """
+
+    def __init__(self, serving: Serving, service: Recommend, new_id: Callable[[], str]) -> None:
+        self._serving = serving
+        self._service = service
+        self._new_id = new_id
+
+    def operations(self) -> Sequence[Operation]:
+        return (
+            Operation(
+                "GET",
+                "/recommendations/v1/pods/{pod_id}",
+                "getRecommendations",
+                "storefront",
+                "Recommendations for a pod",
+                self.recommend,
+                security=Security.KEY,
+                parameters=_PARAMETERS,
+                responses={200: RecommendationAnswer},
+                description=(
+                    "What the answer had to go without is named in `response.degraded` and in the "
+                    f"header {DEGRADED}."
+                ),
+            ),
+        )
+
+    async def recommend(self, request: web.Request) -> web.Response:
+        query = PodQuery(request.raw_path.partition("?")[2])
+        pod_id = request.match_info["pod_id"]
+        line = canonical(request)
+        snapshot = self._serving.snapshot(query.key)
+        line.merchant = snapshot.merchant
+        if pod_id in snapshot.pods:  # what a client made up is not logged
+            line.pod = pod_id
+        answer = self._service.prepared(snapshot, pod_id, query.dependence)
+        if answer is None:
+            answer = await self._service.recommend(
+                snapshot, query.request(pod_id), dependence=query.dependence
+            )
+        result_id = self._new_id()
+        line.strategy = answer.strategy
+        line.fallback = answer.fallback
+        headers: dict[str, str] = {hdrs.CONTENT_TYPE: _JSON}
+        if answer.degraded:
+            line.degraded = headers[DEGRADED] = ",".join(answer.degraded)
+        self._service.sample(
+            snapshot,
+            pod_id,
+            result_id,
+            answer,
+            lambda: _replayable(query.request(pod_id)),
+        )
+        return web.Response(body=answer.body(result_id), headers=headers)
+
+
+def _replayable(request: RecommendationRequest) -> dict[str, Any]:
+    """The request as it is kept: without the shopper, where that is not consented to."""
+    if not request.consent:
+        request = msgspec.structs.replace(request, shopper=Shopper())
+    kept: dict[str, Any] = msgspec.to_builtins(request)
+    return kept
+
+
+_PARAMETERS: Final = (
+    Parameter("pod_id", str, "path", "The pod", example="home_popular"),
+    Parameter("i", str, description="Client id: names a shopper who is not known"),
+    Parameter("s", int, description="Session number"),
+    Parameter("ui", str, description="User id: names a known shopper"),
+    Parameter("us", list[str], description="Segments of the shopper; repeatable"),
+    Parameter("item_id", list[str], description="Seed items; repeatable"),
+    Parameter("variation_id", str, description="Variation of the seed item"),
+    Parameter("term", str, description="Search term, for strategies that take one"),
+    Parameter("section", str, description="Section of the catalogue; must be the pod's"),
+    Parameter(
+        "num_results",
+        Annotated[int, msgspec.Meta(ge=1, le=MAX_RESULTS)],
+        description=f"How many; as the pod says ({DEFAULT_RESULTS} where it does not) if not given",
+    ),
+    Parameter(
+        "filters",
+        dict[str, list[str]],
+        description="`filters[color]=red`: any of a name's values, all of the names. `10-20`, "
+        "`-inf-5` and `5-inf` are ranges. `group_id` matches groups below it too",
+    ),
+    Parameter(
+        "pre_filter_expression",
+        str,
+        description='JSON: {"and": [...]}, {"or": [...]}, {"not": ...}, {"name", "value"} or '
+        '{"name", "range": [low, high]}',
+    ),
+    Parameter(
+        "fmt_options",
+        dict[str, list[str]],
+        description="`fmt_options[fields]`: only these fields of `data`; "
+        "`fmt_options[hidden_fields]`: hidden ones too; "
+        "`fmt_options[variations_return_type]`: default, all or matched",
+    ),
+    Parameter(
+        "variations_map",
+        str,
+        description="JSON: {group_by, filter_by, values, dtype}; replaces `variations`",
+    ),
+    Parameter("consent", bool, description="false: the shopper's history is not used"),
+    Parameter("c", str, description="Version of the client; not used"),
+    Parameter("_dt", int, description="The shopper's clock; not used"),
+)
