@@ -49,6 +49,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     host: str = "127.0.0.1"
     port: Port = 8000
     workers: Positive = 1
+    grace_seconds: Seconds = 20.0
+    """How long requests that were begun may take when the server stops."""
+    drain_seconds: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    """How long it goes on serving as usual before that, while readiness tells load balancers to
+    send requests elsewhere."""
     log_level: LogLevel = "info"
     request_budget: Seconds = 0.1
     """Seconds that a recommendation may take."""

@@ -37,12 +37,12 @@ class Liveness(msgspec.Struct, frozen=True):
 
 
 class Readiness:
-    """Whether this process may be sent requests. The server sets `warm` once it has started, and
-    `draining` when it stops."""
+    """Whether this process may be sent requests. Its server takes `warm` away until it has
+    started, and sets `draining` when it stops."""
 
     def __init__(self, checks: Sequence[Check] = ()) -> None:
         self.checks = tuple(checks)
-        self.warm = False
+        self.warm = True
         self.draining = False
 
     def report(self) -> ReadinessReport:

@@ -149,13 +149,16 @@ def _admission(
     storefront = operation.security is Security.KEY
     limit = operation.max_body_bytes
     if not (needs_token or storefront or limit is not None):
-        return None
+        return None  # signs of life are answered from the first moment to the last
     roles = operation.roles
     refused = "this takes a token of role " + " or ".join(sorted(roles))
     authenticator = around.authenticator
     origins = around.origins
+    readiness = around.readiness
 
     def admit(request: web.Request, line: CanonicalLine) -> web.Request:
+        if not readiness.warm:
+            raise errors.Unavailable("the server is starting; /health/ready says what is missing")
         if needs_token:
             caller = authenticate(request.headers.get(hdrs.AUTHORIZATION), authenticator)
             request[CALLER] = caller

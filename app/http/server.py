@@ -1,4 +1,8 @@
-"""The HTTP server of one process: an application on sockets that others made."""
+"""The HTTP server of one process: an application on sockets that others made.
+
+`Service` is the seam between a process and what it serves: `app.container` makes it, `app.cli`
+runs it (see app/cli/server_process.py for when each part is called).
+"""
 
 from __future__ import annotations
 
@@ -6,15 +10,23 @@ import asyncio
 import socket
 from dataclasses import dataclass
 from http import HTTPStatus
+from pathlib import Path
+from typing import Final, Protocol
 
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
+from app.http.health import Readiness
 from app.http.middleware import refused
 from app.telemetry.logs import get as get_log
+from app.telemetry.metrics import Metrics
+from app.telemetry.output import Output
 
-BACKLOG = 4096
-IDLE_SECONDS = 75.0  # longer than load balancers keep a connection (60 s), so that they close first
+BACKLOG: Final = 4096
+IDLE_SECONDS: Final = (
+    75.0  # longer than load balancers keep a connection (60 s), so that they close first
+)
+LINGER_SECONDS: Final = 1.0
 
 _log = get_log("http")
 
@@ -27,6 +39,38 @@ class Limits:
     line_bytes: int = 16 * 1024  # of the request line, the URL with its query included
     header_bytes: int = 16 * 1024  # of one header
     headers: int = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a service runs: one of several processes that share a port and their metrics."""
+
+    output: Output  # where log lines go
+    metrics: Metrics
+    metrics_directory: Path | None = None  # shared by all workers; None: there is only this one
+    slot: int = 0  # which of the workers
+
+
+class Service(Protocol):
+    """All that one process serves, made after the fork and within its event loop."""
+
+    @property
+    def application(self) -> web.Application: ...
+
+    @property
+    def readiness(self) -> Readiness: ...
+
+    @property
+    def limits(self) -> Limits: ...
+
+    async def start(self) -> None:
+        """Connect, load, warm up, and return once requests can be served well. Stores that are
+        away are waited for; readiness says for what. It may be cancelled."""
+        ...
+
+    async def stop(self) -> None:
+        """Flush and close. Called once, after the last request, even if `start` did not end."""
+        ...
 
 
 def listening_socket(host: str, port: int, *, shared: bool = False) -> socket.socket:
@@ -121,12 +165,19 @@ class Server:
         self._listeners.clear()
 
     async def stop(self, grace: float) -> None:
-        """Accept no more, close idle connections, and wait `grace` seconds at most for requests
-        that were begun."""
+        """Accept no more, and wait `grace` seconds at most for requests that were begun.
+
+        Connections without one are given a moment: their next request may be on its way, and is
+        answered with `Connection: close` (see `Readiness.draining`) instead of a closed door.
+        """
+        loop = asyncio.get_running_loop()
+        until = loop.time() + min(LINGER_SECONDS, grace)
+        await asyncio.sleep(0)  # one more look at the listening socket: nobody waits in it in vain
         self.close()
-        await asyncio.sleep(0)  # what was accepted just now gets its turn
+        while self.connections and loop.time() < until:  # noqa: ASYNC110  # aiohttp tells no event
+            await asyncio.sleep(0.01)
         server = self._runner.server
         if server is not None:
             server.pre_shutdown()
-            await server.shutdown(grace)
+            await server.shutdown(max(0.0, grace - LINGER_SECONDS))
         await self._runner.cleanup()

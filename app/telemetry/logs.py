@@ -113,7 +113,7 @@ def configure(level: str = "info", output: Output | None = None) -> Output:
         processors=[_line],
         logger_factory=lambda *_: output,
         context_class=dict,
-        cache_logger_on_first_use=True,
+        cache_logger_on_first_use=False,  # it would outlive a fork and its output,
     )
     root = logging.getLogger()
     root.handlers[:] = [_ToStructlog()]

@@ -54,7 +54,13 @@ class Output:
         if self._thread is None:
             self.flush()
 
-    msg = debug = info = warning = error = critical = exception = log = fatal = write
+    def write_now(self, line: bytes) -> None:
+        """`write`, and have the thread look at once: what is wrong may be the last that is said."""
+        self.write(line)
+        self._wake.set()
+
+    msg = debug = info = log = write
+    warning = error = exception = critical = fatal = write_now
 
     def flush(self) -> None:
         with self._writing:
@@ -71,6 +77,7 @@ class Output:
                     batch = batch[os.write(self._descriptor, batch) :]
 
     def _run(self) -> None:
-        while not self._stopped:
+        while not self._stopped:  # a batch that comes while it ends is written by `close`
             self._wake.wait(FLUSH_SECONDS)
+            self._wake.clear()
             self.flush()

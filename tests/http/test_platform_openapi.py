@@ -187,7 +187,10 @@ async def test_readiness_names_what_is_missing(aiohttp_client: Any) -> None:
         names = [[each["name"] for each in body[part]] for part in ("missing", "degraded")]
         return answer.status, names[0], names[1]
 
+    readiness.warm = False
     assert await ask() == (503, ["warm-up", "catalogue"], ["redis"])
+    early = await client.get("/shelves?key=any")
+    assert (early.status, early.headers["Retry-After"]) == (503, "1")
     readiness.warm = True
     assert await ask() == (503, ["catalogue"], ["redis"])
     state["catalogue"] = None
