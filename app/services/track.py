@@ -7,6 +7,7 @@ form by themselves: while one is being committed, the next gathers.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import enum
 import time
 from collections import deque
@@ -24,6 +25,7 @@ _log = structlog.get_logger("track")
 
 HISTORY_SECONDS: Final = 0.25  # how long an answer waits for the shopper's history to be written
 REPLAY_PAUSE: Final = 0.5  # seconds between tries to empty the spool
+LOOK_SECONDS: Final = 10.0  # how often the spool is looked into without a reason
 
 
 class Outcome(enum.StrEnum):
@@ -322,7 +324,9 @@ class Tracker:
 
     async def _replay_spool(self, spool: Spool) -> None:
         while True:
-            await self._replay.wait()
+            with contextlib.suppress(TimeoutError):
+                # Also looks unasked: another process may have died and left its events.
+                await asyncio.wait_for(self._replay.wait(), LOOK_SECONDS)
             try:
                 writes = self._spool_writes
                 events = await asyncio.to_thread(spool.read)
@@ -331,8 +335,9 @@ class Tracker:
                 elif not self._spool_writing and writes == self._spool_writes:
                     # Nothing went to the spool since it was found empty.
                     self._replay.clear()
-                    self._spooling = False
-                    _log.info("spool_empty")
+                    if self._spooling:
+                        self._spooling = False
+                        _log.info("spool_empty")
             except Unavailable:
                 await asyncio.sleep(REPLAY_PAUSE)
             except Exception as error:  # noqa: BLE001  # must go on: acknowledged events wait
