@@ -45,6 +45,7 @@ class Write(enum.StrEnum):
 
     FULL = "full"  # these are all: the others go
     REPLACE = "replace"  # these as they are, the others stay
+    ADD = "add"  # only those that are not there yet
     PATCH = "patch"  # only the fields that are given
     DELETE = "delete"
 
@@ -57,6 +58,7 @@ class Variation(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     name: str | None = None
     suggested_score: float | None = None
     data: dict[str, Any] = {}
+    updated_at: float | None = None  # Unix seconds, where it was read from the catalogue
 
 
 class Item(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -68,6 +70,7 @@ class Item(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     name: str
     suggested_score: float | None = None
     data: dict[str, Any] = {}
+    updated_at: float | None = None  # its own or a variation's
 
 
 class ItemGroup(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -46,17 +46,22 @@ class Database:
 
     @asynccontextmanager
     async def merchant(
-        self, merchant: MerchantId, *, statement_timeout: float | None = None
+        self,
+        merchant: MerchantId,
+        *,
+        statement_timeout: float | None = None,
+        snapshot: bool = False,
     ) -> AsyncIterator[AsyncConnection]:
         """A transaction that sees and writes the rows of one merchant; committed at the end of the
         block, rolled back where it raises.
 
         Args:
             statement_timeout: seconds for each statement, in place of the engine's; 0: none.
+            snapshot: all statements see the same moment (REPEATABLE READ). For reading.
         """
         if not merchant:
             raise ValueError("a merchant's transaction needs a merchant")
-        async with self._transaction(merchant, statement_timeout) as connection:
+        async with self._transaction(merchant, statement_timeout, snapshot) as connection:
             yield connection
 
     @asynccontextmanager
@@ -78,10 +83,12 @@ class Database:
 
     @asynccontextmanager
     async def _transaction(
-        self, merchant: MerchantId, statement_timeout: float | None
+        self, merchant: MerchantId, statement_timeout: float | None, snapshot: bool = False
     ) -> AsyncIterator[AsyncConnection]:
         with _translated():
             async with self._engine.connect() as connection:
+                if snapshot:
+                    await connection.execution_options(isolation_level="REPEATABLE READ")
                 try:
                     if statement_timeout is None:
                         await connection.execute(_SCOPE, {"merchant": merchant})
