@@ -9,6 +9,7 @@ import msgspec
 
 from app.domain.merchant import Credential, Merchant, StorefrontKey
 from app.domain.pod import Pod, StrategyConfiguration
+from app.domain.rule import PublishedRules
 
 T = TypeVar("T")
 
@@ -40,3 +41,4 @@ class MerchantConfiguration(msgspec.Struct, frozen=True, kw_only=True):
     pods: Mapping[str, Pod] = {}
     strategies: Mapping[str, StrategyConfiguration] = {}
     models: Mapping[str, PublishedModel] = {}  # by strategy configuration id
+    rules: tuple[PublishedRules, ...] = ()  # by rule set id

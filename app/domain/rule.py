@@ -53,6 +53,7 @@ class RuleSet(
 class PublishedRules(msgspec.Struct, frozen=True, kw_only=True):
     """One published version of a rule set, as serving works from it."""
 
+    id: int = 0  # of the version, among all of all merchants; never used again
     rule_set_id: str
     number: int  # of the version: 1, 2, ...
     rules: RuleSet

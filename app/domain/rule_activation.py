@@ -16,6 +16,7 @@ from typing import Final, TypeVar
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 
 from app.domain import rule_condition as when
 from app.domain.recommendation import RecommendationRequest
@@ -45,7 +46,7 @@ class Acts:
     catalogue are left out."""
 
     rows: IntArray = field(default_factory=lambda: _NO_ROWS)
-    types: IntArray = field(default_factory=lambda: _NO_ROWS)  # EventType
+    types: npt.NDArray[np.int8] = field(default_factory=lambda: np.empty(0, np.int8))  # EventType
     ages: FloatArray = field(default_factory=lambda: np.empty(0, np.float32))  # seconds
 
     def rows_of(self, what: when.Acted, days: float) -> IntArray:
@@ -118,8 +119,9 @@ class Activation:
         self._time_bits = 0
 
     @property
-    def needs_history(self) -> bool:
-        return bool(self._acted)
+    def is_personal(self) -> bool:
+        """Whether a condition looks at who the shopper is, or at what they did."""
+        return bool(self._acted or self._known or self._unknown)
 
     def compile(self, condition: when.Condition, rule_set: int) -> Test | bool:
         """What a condition says of the facts' bits; True or False where it says that of every

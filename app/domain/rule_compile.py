@@ -13,7 +13,7 @@ from typing import Final
 
 from app.domain.item_index import ItemIndex
 from app.domain.rule import PublishedRules
-from app.domain.rule_action import LeaveOut
+from app.domain.rule_action import Action, LeaveOut, Rotate
 from app.domain.rule_activation import Activation, Test
 from app.domain.rule_caps import CapValues
 from app.domain.rule_items import ItemExpression
@@ -133,12 +133,13 @@ class CompiledRules:
         """A pod's rules; None where it has none."""
         return self._pods.get(pod_id)
 
-    def needs_history(self, pod_id: str) -> bool:
-        """Whether the pod's rules may look at what the shopper did."""
+    def is_personal(self, pod_id: str) -> bool:
+        """Whether the pod's rules may look at who the shopper is, or at what they did: then lists
+        are not the same for all shoppers."""
         pod = self._pods.get(pod_id)
         return pod is not None and (
-            pod.activation.needs_history
-            or any(isinstance(action, LeaveOut) for r in pod.rules for action in r.rule.then)
+            pod.activation.is_personal
+            or any(_is_personal(action) for rule in pod.rules for action in rule.rule.then)
         )
 
     def catch_up(self, limit: int = CHUNK) -> bool:
@@ -163,6 +164,10 @@ class CompiledRules:
             named = self.published[rule_set].rules.expressions
             test = self._bound[id(expression)] = self._tests.test(expression, named)
         return test
+
+
+def _is_personal(action: Action) -> bool:
+    return isinstance(action, LeaveOut) or (isinstance(action, Rotate) and action.per_shopper)
 
 
 def _rank(rule: RankedRule) -> int:

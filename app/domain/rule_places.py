@@ -72,18 +72,30 @@ class Plan:
         for _ in range(MAX_TRIES):
             placing = _Placing(self, length)
             places = placing.run()
-            if len(places.candidates) == length or not self.shares:
+            if len(places.candidates) == length:
                 break
-            # Shares are of the list as it is: of a shorter one they are smaller.
+            # Of a shorter list shares are smaller, and pins may be beyond its end.
             length = len(places.candidates)
         return places
+
+    def pins_within(self, length: int) -> dict[int, tuple[int, int]]:
+        """The pins of a list of that length: those beyond its end take its last free slots."""
+        pins = {slot: pin for slot, pin in self.pins.items() if slot <= length}
+        free = length
+        for slot in sorted(self.pins.keys() - pins.keys(), reverse=True):
+            while free in pins:
+                free -= 1
+            if free < 1:
+                break
+            pins[free] = self.pins[slot]
+        return pins
 
 
 class _Placing:
     def __init__(self, plan: Plan, length: int) -> None:
         self._plan = plan
         self._length = length
-        self._pins = {slot: pin for slot, pin in plan.pins.items() if slot <= length}
+        self._pins = plan.pins_within(length)
         self._used = bytearray(plan.count)
         self._head = 0
         self._parked: list[int] = []  # what a cap has no room for now
@@ -120,7 +132,7 @@ class _Placing:
                 continue
             candidate, slotted, rank = self._next(slot)
             if candidate < 0:
-                # Too short to reach the next pin: the pins close up behind what there is.
+                # Nothing more fits before the next pin: the list is shorter than was thought.
                 for later in sorted(s for s in self._pins if s > slot):
                     self._put(self._pins[later][0], slotted=True, rank=self._pins[later][1])
                 break

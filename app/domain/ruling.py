@@ -13,7 +13,8 @@ The order in which actions apply, whatever the order and the rule in which they 
    order they had.
 4. **Slots**: `pin`, then `fill`. An item is pinned once, and a slot has one owner: the claim whose
    rule ranks first and that can be met now. Pinned items must be in stock and satisfy the request's
-   filters; they need not be candidates.
+   filters; they need not be candidates. In a list too short for a pin's slot, the item takes the
+   last place.
 5. **Caps**: `at_most` holds for every place that is not pinned.
 6. **Shares**: `at_least` brings candidates forward, as far as slots and caps allow.
 7. **The cut** to as many as were asked for.
