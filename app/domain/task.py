@@ -12,6 +12,8 @@ from app.domain.merchant import MerchantId
 
 CATALOGUE_IMPORT: Final = "catalogue_import"
 """The type of a task that writes a catalogue."""
+TRAINING: Final = "training"
+"""The type of a task that fits strategy configurations."""
 
 
 class TaskStatus(enum.StrEnum):

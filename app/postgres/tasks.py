@@ -169,6 +169,23 @@ class Tasks:
                 error=error,
             )
 
+    async def done(
+        self,
+        merchant: MerchantId,
+        task_id: int,
+        *,
+        counts: Mapping[str, int],
+        rejections: Sequence[Rejection] = (),
+    ) -> Task:
+        """Ends a task whose work was committed elsewhere.
+
+        Raises:
+            NotFound: there is none that is not at its end.
+        """
+        async with self._database.merchant(merchant) as connection:
+            await _reject(connection, merchant, task_id, rejections)
+            return await end(connection, merchant, task_id, counts=counts)
+
     async def reject(
         self, merchant: MerchantId, task_id: int, rejections: Sequence[Rejection]
     ) -> None:

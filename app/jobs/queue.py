@@ -1,0 +1,70 @@
+"""The queue of background jobs: rows of PostgreSQL, taken by `vitrine worker`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import procrastinate
+import psycopg
+from procrastinate import exceptions
+
+from app.domain.errors import Unavailable
+
+HELD_BY_MERCHANT: Final = "merchant"
+"""The argument whose jobs of one name run one after the other."""
+
+
+class JobQueue:
+    """Leaves jobs for the worker. Open it before the first `enqueue`, close it at the end.
+
+    Args:
+        database_url: postgresql://..., as vitrine_app.
+        pool: connections at most.
+    """
+
+    def __init__(self, database_url: str, *, pool: int = 2) -> None:
+        self.app = procrastinate.App(
+            connector=procrastinate.PsycopgConnector(
+                conninfo=database_url,
+                min_size=0,
+                max_size=pool,
+                timeout=5.0,
+                # Statements prepared in one session are not there in the next of a pooler.
+                kwargs={"prepare_threshold": None, "application_name": "vitrine-jobs"},
+            )
+        )
+
+    async def open(self) -> None:
+        """
+        Raises:
+            Unavailable: PostgreSQL is away.
+        """
+        try:
+            await self.app.open_async()
+        except (exceptions.ConnectorException, psycopg.Error) as error:
+            raise _unavailable() from error
+
+    async def close(self) -> None:
+        await self.app.close_async()
+
+    async def enqueue(self, name: str, args: Mapping[str, Any]) -> None:
+        """Leave a job. Jobs of one name and merchant run one after the other, in order.
+
+        Args:
+            name: of one of the worker's tasks.
+            args: its keyword arguments, as JSON has them.
+
+        Raises:
+            Unavailable: the queue is away.
+        """
+        merchant = args.get(HELD_BY_MERCHANT)
+        job = self.app.configure_task(name, lock=None if merchant is None else f"{name}:{merchant}")
+        try:
+            await job.defer_async(**args)
+        except (exceptions.ConnectorException, exceptions.AppNotOpen, psycopg.Error) as error:
+            raise _unavailable() from error
+
+
+def _unavailable() -> Unavailable:
+    return Unavailable("the queue of background jobs does not answer now: try again")

@@ -1,0 +1,177 @@
+"""The process that does what takes long: training, imports, retention."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import procrastinate
+import psycopg
+import structlog
+from procrastinate import exceptions
+from procrastinate.jobs import Job, Status
+
+from app.domain.errors import Unavailable, VitrineError
+from app.jobs.queue import JobQueue
+
+log = structlog.get_logger()
+
+MOST_ATTEMPTS: Final = 8
+"""After so many, a job that meets an absent store, or whose worker died, is given up."""
+_LONGEST_PAUSE: Final = 300  # seconds between two attempts
+_KEPT_HOURS: Final = 7 * 24  # how long finished jobs can be looked at
+
+Handler = Callable[..., Awaitable[None]]
+"""Is called with a job's arguments. What it raises is final, but for Unavailable: that is tried
+again. A job may be run twice, when its worker died: handlers bear that."""
+
+
+@dataclass(frozen=True, slots=True)
+class Periodic:
+    """What is done by the clock, by one worker of all that run."""
+
+    name: str
+    cron: str  # UTC; five or six fields, the sixth are seconds
+    handler: Callable[[], Awaitable[None]]
+
+
+class Worker:
+    """
+    Args:
+        handlers: by the name that jobs are enqueued under.
+        concurrency: jobs that run at the same time.
+        grace: seconds that running jobs may take when the worker is asked to stop; then they are
+            broken off and left for the next worker.
+    """
+
+    def __init__(
+        self,
+        queue: JobQueue,
+        handlers: Mapping[str, Handler],
+        periodic: Sequence[Periodic] = (),
+        *,
+        concurrency: int = 2,
+        grace: float = 30.0,
+    ) -> None:
+        self._app = queue.app
+        self._concurrency = concurrency
+        self._grace = grace
+        self._stopping = asyncio.Event()
+        retry = _Retry()
+        for name, handler in handlers.items():
+            self._app.task(name=name, retry=retry)(_logged(name, handler))
+        for one in (*periodic, Periodic("recover_jobs", "* * * * *", self._recover)):
+            task = self._app.task(name=one.name, queueing_lock=one.name, lock=one.name)(
+                _by_the_clock(one.name, one.handler)
+            )
+            self._app.periodic(cron=one.cron)(task)
+
+    def stop(self) -> None:
+        """Take no more jobs; `run` returns when those that run are done."""
+        self._stopping.set()
+
+    async def run(self, *, until_idle: bool = False) -> None:
+        """Do jobs until `stop`. While PostgreSQL is away it waits and tries again.
+
+        Args:
+            until_idle: return when there is nothing to do any more.
+        """
+        pause = 1.0
+        while not self._stopping.is_set():
+            working = asyncio.ensure_future(
+                self._app.run_worker_async(
+                    concurrency=self._concurrency,
+                    wait=not until_idle,
+                    shutdown_graceful_timeout=self._grace,
+                    install_signal_handlers=False,
+                    fetch_job_polling_interval=2.0,
+                )
+            )
+            started = time.monotonic()
+            try:
+                # Cancelling it is procrastinate's way to stop in order.
+                await _first(working, self._stopping.wait())
+            except (exceptions.ConnectorException, psycopg.Error, OSError) as error:
+                log.warning("queue_away", reason=type(error).__name__)
+            else:
+                if until_idle:
+                    return
+            # It returns by itself when it has lost the database, too.
+            pause = 1.0 if time.monotonic() - started > 60 else min(2 * pause, 30.0)
+            await _first(self._stopping.wait(), asyncio.sleep(pause))
+
+    async def _recover(self) -> None:
+        """Jobs whose worker died are begun again; what is long done is cleared away."""
+        manager = self._app.job_manager
+        for job in await manager.get_stalled_jobs():
+            if job.attempts + 1 < MOST_ATTEMPTS:
+                log.warning("job_taken_over", job=job.id, task=job.task_name)
+                await manager.retry_job(job)
+            else:
+                log.error("job_given_up", job=job.id, task=job.task_name, attempts=job.attempts)
+                await manager.finish_job(job, Status.FAILED, delete_job=False)
+        await manager.delete_old_jobs(
+            nb_hours=_KEPT_HOURS, include_failed=True, include_cancelled=True, include_aborted=True
+        )
+
+
+class _Retry(procrastinate.BaseRetryStrategy):
+    def get_retry_decision(
+        self, *, exception: BaseException, job: Job
+    ) -> procrastinate.RetryDecision | None:
+        if isinstance(exception, asyncio.CancelledError):  # the worker stops: the next one's
+            return procrastinate.RetryDecision(retry_at=datetime.datetime.now(datetime.UTC))
+        if isinstance(exception, Unavailable) and job.attempts < MOST_ATTEMPTS:
+            pause = min(5 * 2**job.attempts, _LONGEST_PAUSE)
+            return procrastinate.RetryDecision(retry_in={"seconds": pause})
+        return None
+
+
+def _logged(name: str, handler: Handler) -> Handler:
+    async def job(**args: Any) -> None:
+        log.info("job_started", task=name, **args)
+        try:
+            await handler(**args)
+        except Unavailable as error:
+            log.warning("job_put_off", task=name, reason=error.message, **args)
+            raise
+        except VitrineError as error:
+            log.error("job_failed", task=name, reason=error.message, **args)
+            raise
+        except Exception:
+            log.exception("job_failed", task=name, **args)
+            raise
+        log.info("job_done", task=name, **args)
+
+    return job
+
+
+def _by_the_clock(
+    name: str, handler: Callable[[], Awaitable[None]]
+) -> Callable[..., Awaitable[None]]:
+    async def job(timestamp: int) -> None:  # noqa: ARG001  # procrastinate gives it
+        try:
+            await handler()
+        except Unavailable as error:  # the next turn comes by itself
+            log.warning("periodic_put_off", task=name, reason=error.message)
+
+    return job
+
+
+async def _first(*awaitables: Awaitable[object]) -> None:
+    """Waits for one of them; the others are broken off. Raises what the first one raised."""
+    futures = [asyncio.ensure_future(one) for one in awaitables]
+    try:
+        await asyncio.wait(futures, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for future in futures:
+            if not future.done():
+                future.cancel()
+        await asyncio.gather(*futures, return_exceptions=True)
+    for future in futures:
+        if future.done() and not future.cancelled():
+            future.result()
