@@ -57,9 +57,10 @@ def build(
     storefront: dict[str, set[str]] = defaultdict(set)
     for operation in operations:
         handler = surround(operation, around)
-        router.add_route(operation.method, operation.path, handler)
-        if operation.method == hdrs.METH_GET:
-            router.add_route(hdrs.METH_HEAD, operation.path, handler)
+        for path in (operation.path, *operation.aliases):
+            router.add_route(operation.method, path, handler)
+            if operation.method == hdrs.METH_GET:
+                router.add_route(hdrs.METH_HEAD, path, handler)
         if operation.security is Security.KEY:
             storefront[operation.path].add(operation.method)
     for path, methods in storefront.items():

@@ -49,4 +49,6 @@ class Operation:
     description: str = ""
     body_example: Any = None
     max_body_bytes: int | None = None  # None: the server's limit
+    aliases: tuple[str, ...] = ()
+    """Further paths, undocumented: how a client spells this one that escapes its slashes."""
     response_media_type: str = "application/json"  # of the answers that are no problem
