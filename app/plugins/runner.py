@@ -25,7 +25,7 @@ from app.domain.breaker import Breaker, BreakerState
 from app.domain.merchant import MerchantId
 from app.domain.pod import RunMode
 from app.services.running import Failure, Outcome
-from app.services.serving import ServedModel
+from app.services.snapshot import ServedModel
 from app.telemetry.metrics import Metrics
 from vitrine_sdk import Candidates, Context
 

@@ -15,7 +15,7 @@ from app.domain.item_index import value_text
 from app.domain.rendered import item_document
 from app.domain.selection import BROUGHT, LeftOut, Pool
 from app.domain.variations_map import VariationsMap, map_variations
-from app.services.serving import ServedPod, ending
+from app.services.snapshot import ServedPod, ending
 
 ALWAYS_SHOWN: Final = ("id", "variation_id")
 """Fields of `data` that `fmt_options[fields]` cannot leave out: clicks are tracked by them."""

@@ -11,8 +11,8 @@ from app.domain.merchant import MerchantId
 from app.domain.selection import BROUGHT, GROWTH, MAX_CANDIDATES, Selection
 from app.services.pod_request import Chosen, PodRequest
 from app.services.running import Failure, Runner
-from app.services.serving import ServedModel
 from app.services.shopper_history import Recent
+from app.services.snapshot import ServedModel
 from app.telemetry.metrics import Metrics
 from vitrine_sdk import EMPTY_HISTORY, Candidates, Context, History
 

@@ -22,8 +22,8 @@ from app.domain.recommendation import RecommendationRequest
 from app.domain.selection import Exclusions, Pool, Ruling, Trace
 from app.domain.variations_map import parse_variations_map
 from app.services.answer import Format
-from app.services.serving import ServedPod, ServingSnapshot
 from app.services.shopper_history import NOTHING, Recent
+from app.services.snapshot import ServedPod, ServingSnapshot
 from vitrine_sdk import IntArray
 
 _encode = msgspec.json.Encoder().encode

@@ -22,9 +22,9 @@ from app.services.chain import Chain
 from app.services.pod_request import Chosen, PodRequest, understand
 from app.services.prepared import MAX_AGE, Prepared, PreparedLists
 from app.services.running import Runner
-from app.services.serving import ServingSnapshot
 from app.services.shopper_history import Histories
 from app.services.showing import FeatureReader, Showing
+from app.services.snapshot import ServingSnapshot
 from app.telemetry.metrics import Metrics
 from vitrine_sdk import EventType
 

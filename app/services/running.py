@@ -6,7 +6,7 @@ import enum
 from collections.abc import Awaitable
 from typing import Protocol
 
-from app.services.serving import ServedModel
+from app.services.snapshot import ServedModel
 from vitrine_sdk import Candidates, Context
 
 

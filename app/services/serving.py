@@ -11,9 +11,10 @@ import gc
 import hashlib
 import hmac
 import itertools
+import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
 import msgspec
@@ -23,17 +24,18 @@ import structlog
 from app.domain.catalogue import Section
 from app.domain.configuration import MerchantConfiguration, PublishedModel
 from app.domain.errors import InvalidInput, NotFound, Unauthenticated, VitrineError
-from app.domain.expression import Expression, Expressions
-from app.domain.item_index import ItemIndex, ItemIndexes
+from app.domain.expression import Expressions
+from app.domain.item_index import ItemIndexes
 from app.domain.merchant import Credential, Merchant, MerchantId, StorefrontKey
 from app.domain.pod import Pod, StrategyConfiguration
-from app.services.rulings import Rulings, RulingsCompiler
-from vitrine_sdk import BoolArray, IntArray, Model, Needs
+from app.services.rulings import RulingsCompiler
+from app.services.snapshot import ServedModel, ServedPod, ServingSnapshot, ending
+from vitrine_sdk import Model, Needs
 
 log = structlog.get_logger()
 
 _ROWS_AT_ONCE: Final = 20_000  # ids that are given rows before requests run again
-_MASKS: Final = 32  # kept a model
+_RETRY_SECONDS: Final = 5.0  # after which what could not be loaded is tried again
 _encode = msgspec.json.Encoder().encode
 _numbers = itertools.count(1)
 
@@ -78,82 +80,6 @@ class ModelLoader(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class ServedModel:
-    """A model bound to its section's index: positions there, rows here."""
-
-    merchant: MerchantId
-    configuration: StrategyConfiguration
-    published: PublishedModel
-    model: Model
-    needs: Needs
-    reasons: tuple[str, ...]
-    index: ItemIndex
-    rows: IntArray  # by position
-    positions: IntArray  # by row; -1: the model does not know the item. Later rows: unknown.
-    _masks: dict[Expression, tuple[int, BoolArray]] = field(default_factory=dict)
-
-    @property
-    def items(self) -> int:
-        return len(self.rows)
-
-    def positions_of(self, rows: IntArray) -> IntArray:
-        """Positions of the rows that the model knows, in order."""
-        if not len(rows):
-            return rows
-        known = self.positions[rows[(rows >= 0) & (rows < len(self.positions))]]
-        return known if not len(known) or int(known.min()) >= 0 else known[known >= 0]
-
-    def eligible(self, filters: Expression, expressions: Expressions) -> BoolArray:
-        """One flag a position: available, and the filters leave it. Made once a revision."""
-        index = self.index
-        found = self._masks.pop(filters, None)
-        if found is None or found[0] != index.revision:
-            mask = expressions.compiled(filters).mask_all() & index.available[: len(index)]
-            eligible: BoolArray = mask[self.rows]
-            eligible.flags.writeable = False
-            found = (index.revision, eligible)
-            if len(self._masks) >= _MASKS:
-                del self._masks[next(iter(self._masks))]
-        self._masks[filters] = found
-        return found[1]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class ServedPod:
-    """A pod with everything that its requests need."""
-
-    pod: Pod
-    index: ItemIndex
-    expressions: Expressions
-    chain: tuple[ServedModel | None, ...]  # as in the pod; None: there is nothing to serve yet
-    needs_history: int  # events of a shopper; 0: none
-    endings: tuple[tuple[bytes, ...], ...]  # what follows an item's JSON, by place and reason
-    document: bytes  # {"id", "display_name"}
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class ServingSnapshot:
-    """All that is published of a merchant, ready to serve."""
-
-    number: int  # names this snapshot and no other, in this process
-    merchant: MerchantId
-    configuration: MerchantConfiguration
-    pods: Mapping[str, ServedPod]
-    models: Mapping[str, ServedModel]  # by strategy configuration id
-    rulings: Rulings | None = None
-
-    def pod(self, pod_id: str) -> ServedPod:
-        """
-        Raises:
-            NotFound: there is no such pod.
-        """
-        pod = self.pods.get(pod_id)
-        if pod is None:
-            raise NotFound(f"pod_id: there is no pod {pod_id!r}")
-        return pod
-
-
 @dataclass(frozen=True, slots=True)
 class ServingProblem:
     """Something published that this process cannot serve."""
@@ -192,6 +118,7 @@ class Serving:
         self._credentials: dict[bytes, Credential] = {}
         self._expressions: dict[int, Expressions] = {}  # by index base
         self._problems: dict[tuple[MerchantId, str], str] = {}
+        self._retry_at: dict[MerchantId, float] = {}  # monotonic
         self._refreshed = False
         self._away: str | None = None  # why the last poll failed
         self._refreshing = asyncio.Lock()
@@ -280,6 +207,9 @@ class Serving:
                 if self._away is None:
                     log.warning("configuration_away", reason=error.message)
                 self._away = error.message
+            except Exception as error:  # a defect: what is served stays, and following goes on
+                log.error("configuration_not_followed", exc_info=error)
+                self._away = f"the configuration cannot be followed: {type(error).__name__}"
             await asyncio.sleep(self._poll_seconds)
 
     async def refresh(self) -> bool:
@@ -293,7 +223,11 @@ class Serving:
             changed = False
             for merchant, version in versions.items():
                 old = self._snapshots.get(merchant)
-                if old is None or old.configuration.merchant.configuration_version != version:
+                if (
+                    old is None
+                    or old.configuration.merchant.configuration_version != version
+                    or time.monotonic() >= self._retry_at.get(merchant, math.inf)
+                ):
                     changed |= await self._reload(merchant, old)
             for merchant in self._snapshots.keys() - versions.keys():
                 self._forget(merchant)
@@ -309,12 +243,21 @@ class Serving:
             return changed
 
     async def _reload(self, merchant: MerchantId, old: ServingSnapshot | None) -> bool:
-        configuration = await self._source.load(merchant)
-        if configuration is None:
-            if old is not None:
-                self._forget(merchant)
-            return old is not None
-        snapshot = await self._build(configuration, old)
+        self._retry_at.pop(merchant, None)
+        try:
+            configuration = await self._source.load(merchant)
+            if configuration is None:
+                if old is not None:
+                    self._forget(merchant)
+                return old is not None
+            snapshot = await self._build(configuration, old)
+        except VitrineError:
+            raise
+        except Exception as error:  # noqa: BLE001  # one merchant's broken row is not the others' trouble
+            self._refuse(
+                merchant, "configuration", f"cannot be read: {type(error).__name__}", error
+            )
+            return False
         self._snapshots[merchant] = snapshot
         self._publish()
         log.info(
@@ -325,6 +268,17 @@ class Serving:
             models=len(snapshot.models),
         )
         return True
+
+    def _refuse(
+        self, merchant: MerchantId, subject: str, reason: str, error: Exception | None = None
+    ) -> None:
+        """Note what cannot be served; it is tried again, and said again only if it changes."""
+        self._retry_at[merchant] = time.monotonic() + _RETRY_SECONDS
+        if self._problems.get((merchant, subject)) != reason:
+            self._problems[merchant, subject] = reason
+            log.error(
+                "not_served", merchant=merchant, subject=subject, reason=reason, exc_info=error
+            )
 
     def _forget(self, merchant: MerchantId) -> None:
         del self._snapshots[merchant]
@@ -343,7 +297,7 @@ class Serving:
     ) -> ServingSnapshot:
         merchant = configuration.merchant.id
         models: dict[str, ServedModel] = {}
-        problems: dict[tuple[MerchantId, str], str] = {}
+        problems: dict[str, str] = {}
         for id_, published in configuration.models.items():
             strategy = configuration.strategies.get(id_)
             if strategy is None:
@@ -352,15 +306,14 @@ class Serving:
             try:
                 models[id_] = await self._model(merchant, strategy, published, before)
             except VitrineError as error:
-                problems[merchant, id_] = error.message
-                log.error(
-                    "model_refused", merchant=merchant, configuration=id_, reason=error.message
-                )
+                problems[id_] = error.message
                 if before is not None:  # the version before serves on
                     models[id_] = before
         for where in [where for where in self._problems if where[0] == merchant]:
-            del self._problems[where]
-        self._problems.update(problems)
+            if where[1] not in problems:
+                del self._problems[where]
+        for id_, reason in problems.items():
+            self._refuse(merchant, id_, reason)
         pods = {pod.id: self._pod(merchant, pod, models) for pod in configuration.pods.values()}
         rulings = None
         if self._rulings is not None:
@@ -381,12 +334,9 @@ class Serving:
         published: PublishedModel,
         before: ServedModel | None,
     ) -> ServedModel:
-        if (
-            before is not None
-            and before.published == published
-            and before.configuration == configuration
-        ):
-            return before
+        if before is not None and before.published == published:
+            # What else of a configuration changes counts from the next training on.
+            return replace(before, configuration=configuration)
         loaded = await self._loader.load(configuration, published)
         index = self._indexes.get(merchant, Section(published.section))
         rows = np.empty(len(loaded.item_ids), np.int32)
@@ -430,25 +380,3 @@ class Serving:
             ),
             document=_encode({"id": pod.id, "display_name": pod.display_name}),
         )
-
-
-def ending(
-    configuration_id: str,
-    reason: str,
-    *,
-    slotted: bool = False,
-    labels: Mapping[str, object] | None = None,
-) -> bytes:
-    """What follows an item's JSON (see `app.domain.rendered.render`) in an answer."""
-    return (
-        b","
-        + _encode(
-            {
-                "labels": labels or {},
-                "matched_terms": [],
-                "is_slotted": slotted,
-                "strategy": {"id": configuration_id},
-                "reason": reason,
-            }
-        )[1:]
-    )

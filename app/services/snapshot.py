@@ -1,0 +1,119 @@
+"""A merchant's published configuration, ready to serve. Immutable; see `app.services.serving`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+import msgspec
+
+from app.domain.configuration import MerchantConfiguration, PublishedModel
+from app.domain.errors import NotFound
+from app.domain.expression import Expression, Expressions
+from app.domain.item_index import ItemIndex
+from app.domain.merchant import MerchantId
+from app.domain.pod import Pod, StrategyConfiguration
+from app.services.rulings import Rulings
+from vitrine_sdk import BoolArray, IntArray, Model, Needs
+
+_MASKS: Final = 32  # kept a model
+_encode = msgspec.json.Encoder().encode
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ServedModel:
+    """A model bound to its section's index: positions there, rows here."""
+
+    merchant: MerchantId
+    configuration: StrategyConfiguration
+    published: PublishedModel
+    model: Model
+    needs: Needs
+    reasons: tuple[str, ...]
+    index: ItemIndex
+    rows: IntArray  # by position
+    positions: IntArray  # by row; -1: the model does not know the item. Later rows: unknown.
+    _masks: dict[Expression, tuple[int, BoolArray]] = field(default_factory=dict)
+
+    @property
+    def items(self) -> int:
+        return len(self.rows)
+
+    def positions_of(self, rows: IntArray) -> IntArray:
+        """Positions of the rows that the model knows, in order."""
+        if not len(rows):
+            return rows
+        known = self.positions[rows[(rows >= 0) & (rows < len(self.positions))]]
+        return known if not len(known) or int(known.min()) >= 0 else known[known >= 0]
+
+    def eligible(self, filters: Expression, expressions: Expressions) -> BoolArray:
+        """One flag a position: available, and the filters leave it. Made once a revision."""
+        index = self.index
+        found = self._masks.pop(filters, None)
+        if found is None or found[0] != index.revision:
+            mask = expressions.compiled(filters).mask_all() & index.available[: len(index)]
+            eligible: BoolArray = mask[self.rows]
+            eligible.flags.writeable = False
+            found = (index.revision, eligible)
+            if len(self._masks) >= _MASKS:
+                del self._masks[next(iter(self._masks))]
+        self._masks[filters] = found
+        return found[1]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ServedPod:
+    """A pod with everything that its requests need."""
+
+    pod: Pod
+    index: ItemIndex
+    expressions: Expressions
+    chain: tuple[ServedModel | None, ...]  # as in the pod; None: there is nothing to serve yet
+    needs_history: int  # events of a shopper; 0: none
+    endings: tuple[tuple[bytes, ...], ...]  # what follows an item's JSON, by place and reason
+    document: bytes  # {"id", "display_name"}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ServingSnapshot:
+    """All that is published of a merchant, ready to serve."""
+
+    number: int  # names this snapshot and no other, in this process
+    merchant: MerchantId
+    configuration: MerchantConfiguration
+    pods: Mapping[str, ServedPod]
+    models: Mapping[str, ServedModel]  # by strategy configuration id
+    rulings: Rulings | None = None
+
+    def pod(self, pod_id: str) -> ServedPod:
+        """
+        Raises:
+            NotFound: there is no such pod.
+        """
+        pod = self.pods.get(pod_id)
+        if pod is None:
+            raise NotFound(f"pod_id: there is no pod {pod_id!r}")
+        return pod
+
+
+def ending(
+    configuration_id: str,
+    reason: str,
+    *,
+    slotted: bool = False,
+    labels: Mapping[str, object] | None = None,
+) -> bytes:
+    """What follows an item's JSON (see `app.domain.rendered.render`) in an answer."""
+    return (
+        b","
+        + _encode(
+            {
+                "labels": labels or {},
+                "matched_terms": [],
+                "is_slotted": slotted,
+                "strategy": {"id": configuration_id},
+                "reason": reason,
+            }
+        )[1:]
+    )
