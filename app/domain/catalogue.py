@@ -93,6 +93,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     has_parent: bool = False  # whether the input says anything of the parent
     data: bytes = b"{}"  # JSON object
     removed: tuple[str, ...] = ()  # fields of data that a PATCH takes away (null)
+    pointer: str = ""  # where in the input it was
 
 
 class ItemFeatures(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -105,13 +105,11 @@ def parse_records(
     records: list[Record] = []
     errors: list[FieldError] = []
     for number, raw in enumerate(raws, start):
+        at = f"/{kind}/{number}"
         try:
-            records.extend(parse_record(kind, raw, partial=partial))
+            records.extend(parse_record(kind, raw, partial=partial, at=at))
         except InvalidInput as error:
-            errors.extend(
-                FieldError(f"/{kind}/{number}{wrong.field}", wrong.message)
-                for wrong in error.errors
-            )
+            errors.extend(FieldError(at + wrong.field, wrong.message) for wrong in error.errors)
             if len(errors) >= MAX_ERRORS:
                 break
     if errors:
@@ -119,8 +117,11 @@ def parse_records(
     return records
 
 
-def parse_record(kind: Kind, raw: bytes, *, partial: bool) -> list[Record]:
+def parse_record(kind: Kind, raw: bytes, *, partial: bool, at: str = "") -> list[Record]:
     """The record that a JSON object is; an item group comes with all that is below it.
+
+    Args:
+        at: where in the input the object is: put before each record's own `pointer`.
 
     Raises:
         InvalidInput: with pointers into the object.
@@ -136,7 +137,7 @@ def parse_record(kind: Kind, raw: bytes, *, partial: bool) -> list[Record]:
         _refuse_odd_text(msgspec.json.decode(raw), "")
     if raw.count(b"{") + raw.count(b"[") > MAX_DEPTH:
         _refuse_depth(given.data, "/data", MAX_DEPTH)
-    return _records(kind, given, partial)
+    return _records(kind, given, partial, at)
 
 
 def record_from_fields(kind: Kind, fields: Mapping[str, Any], *, partial: bool) -> Record:
@@ -150,7 +151,7 @@ def record_from_fields(kind: Kind, fields: Mapping[str, Any], *, partial: bool) 
     except msgspec.ValidationError as error:
         raise InvalidInput.field(*_located(str(error))) from None
     _refuse_odd_text(fields, "")
-    return _records(kind, given, partial)[0]
+    return _records(kind, given, partial, "")[0]
 
 
 def parse_id(raw: bytes) -> str:
@@ -175,36 +176,41 @@ def readable_id(raw: bytes) -> Any:
         return None
 
 
-def wrong_fields(errors: Sequence[FieldError]) -> InvalidInput:
-    """One error that names them all, and the first in words."""
+def wrong_fields(errors: Sequence[FieldError], total: int | None = None) -> InvalidInput:
+    """One error that names them (the first 100), and the first in words.
+
+    Args:
+        total: how many there are, where `errors` are only the first of them.
+    """
     first = errors[0]
     message = f"{first.field}: {first.message}"
-    if len(errors) > 1:
-        message += f" (and {len(errors) - 1} more)"
+    more = (len(errors) if total is None else total) - 1
+    if more:
+        message += f" (and {more:,} more)"
     return InvalidInput(message, tuple(errors[:MAX_ERRORS]))
 
 
-def refuse_repeated(kind: Kind, ids: Iterable[str]) -> None:
+def refuse_repeated(records: Iterable[Record]) -> None:
     """A call may give each id once: which of two counts would be chance.
 
     Raises:
         InvalidInput
     """
-    first: dict[str, int] = {}
-    for number, record_id in enumerate(ids):
-        before = first.setdefault(record_id, number)
-        if before != number:
+    first: dict[str, Record] = {}
+    for record in records:
+        before = first.setdefault(record.id, record)
+        if before is not record:
             raise InvalidInput.field(
-                f"/{kind}/{number}/id", f"is the same as /{kind}/{before}/id: give each id once"
+                f"{record.pointer}/id", f"is the same as {before.pointer}/id: give each id once"
             )
 
 
-def _records(kind: Kind, given: Any, partial: bool) -> list[Record]:
+def _records(kind: Kind, given: Any, partial: bool, at: str) -> list[Record]:
     errors: list[FieldError] = []
     _check_texts(given, errors)
     if kind is Kind.ITEM_GROUPS:
         records: list[Record] = []
-        _flatten(given, None, "", partial, 1, records, errors)
+        _flatten(given, None, at, "", partial, 1, records, errors)
     else:
         parent = given.item_id if kind is Kind.VARIATIONS else None
         if kind is Kind.ITEMS and given.name is None and not partial:
@@ -213,7 +219,7 @@ def _records(kind: Kind, given: Any, partial: bool) -> list[Record]:
             errors.append(FieldError("/item_id", "is required: the item that it is a form of"))
         data = given.data or {}
         _check_data(data, errors)
-        records = [_record(given, data, parent, parent is not None, partial, errors)]
+        records = [_record(given, data, parent, parent is not None, partial, errors, at)]
     if errors:
         raise wrong_fields(errors)
     return records
@@ -226,6 +232,7 @@ def _record(
     has_parent: bool,
     partial: bool,
     errors: list[FieldError],
+    at: str,
     pointer: str = "",
 ) -> Record:
     removed = tuple(name for name, value in data.items() if value is None)
@@ -246,12 +253,14 @@ def _record(
         has_parent=has_parent,
         data=encoded,
         removed=removed if partial else (),
+        pointer=at + pointer,
     )
 
 
 def _flatten(
     given: ItemGroupInput,
     above: str | None,
+    at: str,
     pointer: str,
     partial: bool,
     depth: int,
@@ -265,17 +274,19 @@ def _flatten(
     parent, has_parent = _parent_of(given, above, pointer, errors)
     if given.name is None and not partial:
         errors.append(FieldError(f"{pointer}/name", "is required"))
-    records.append(_record(given, given.data or {}, parent, has_parent, partial, errors, pointer))
+    records.append(
+        _record(given, given.data or {}, parent, has_parent, partial, errors, at, pointer)
+    )
     for number, child in enumerate(given.children or ()):
-        at = f"{pointer}/children/{number}"
+        below = f"{pointer}/children/{number}"
         try:
             inner = msgspec.convert(child, ItemGroupInput)
         except msgspec.ValidationError as error:
             field, message = _located(str(error))
-            errors.append(FieldError(at + field, message))
+            errors.append(FieldError(below + field, message))
         else:
-            _check_texts(inner, errors, at)
-            _flatten(inner, given.id, at, partial, depth + 1, records, errors)
+            _check_texts(inner, errors, below)
+            _flatten(inner, given.id, at, below, partial, depth + 1, records, errors)
 
 
 def _parent_of(

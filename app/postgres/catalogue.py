@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from typing import Any, Final
 
 import asyncpg
@@ -43,15 +42,6 @@ SELECT id, item_id, name, suggested_score, data
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Page:
-    """Which part of a list: `limit` entries after `offset` of them, or after the id `after`."""
-
-    limit: int
-    offset: int = 0
-    after: str | None = None
-
-
 class Catalogue:
     """
     Raises (every method):
@@ -76,10 +66,21 @@ class Catalogue:
             return (await connection.execute(query)).scalar() or 0
 
     async def items(
-        self, merchant: MerchantId, of: Section, page: Page, ids: Sequence[str] | None = None
+        self,
+        merchant: MerchantId,
+        of: Section,
+        *,
+        limit: int,
+        offset: int = 0,
+        after: str | None = None,
+        ids: Sequence[str] | None = None,
     ) -> tuple[list[Item], int]:
-        """A page of items by id, and how many there are in all."""
-        rows, total = await self._page(merchant, of, item, page, ids)
+        """A page of items by id, and how many there are in all.
+
+        Args:
+            limit: how many, after the first `offset`, or after the one with the id `after`.
+        """
+        rows, total = await self._page(merchant, of, item, (limit, offset, after), ids)
         return [
             Item(
                 id=ItemId(row["id"]),
@@ -95,12 +96,17 @@ class Catalogue:
         self,
         merchant: MerchantId,
         of: Section,
-        page: Page,
+        *,
+        limit: int,
+        offset: int = 0,
+        after: str | None = None,
         ids: Sequence[str] | None = None,
         item_id: str | None = None,
     ) -> tuple[list[Variation], int]:
         """A page of variations by id (of one item, where that is said), and how many in all."""
-        rows, total = await self._page(merchant, of, variation, page, ids, item_id)
+        rows, total = await self._page(
+            merchant, of, variation, (limit, offset, after), ids, item_id
+        )
         return [
             Variation(
                 id=row["id"],
@@ -150,7 +156,7 @@ class Catalogue:
         merchant: MerchantId,
         of: Section,
         table: sa.Table,
-        page: Page,
+        page: tuple[int, int, str | None],
         ids: Sequence[str] | None,
         item_id: str | None = None,
     ) -> tuple[Sequence[Mapping[str, Any]], int]:
@@ -160,9 +166,10 @@ class Catalogue:
         if item_id is not None:
             which.append(table.c.item_id == item_id)
         query = sa.select(table).where(*which).order_by(table.c.id)
-        if page.after is not None:
-            query = query.where(table.c.id > page.after)
-        query = query.limit(page.limit).offset(page.offset)
+        limit, offset, after = page
+        if after is not None:
+            query = query.where(table.c.id > after)
+        query = query.limit(limit).offset(offset)
         async with self._database.merchant(merchant) as connection:
             rows: Sequence[Any] = (await connection.execute(query)).mappings().all()
             total = await _count(connection, table, which)

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 from app.domain.catalogue import Kind, OnMissing, Record, Section, Write
-from app.domain.errors import FieldError
 from app.domain.merchant import MerchantId
 from app.domain.task import Rejection, Task
 
@@ -34,10 +33,6 @@ class Refusal:
     id: str
     field: str
     message: str
-
-    def as_field(self) -> FieldError:
-        """As the error of a call's body."""
-        return FieldError(f"/{self.kind}/{self.place}/{self.field}", self.message)
 
     def as_rejection(self) -> Rejection:
         """As the line of a task's report."""
@@ -215,9 +210,11 @@ class TaskQueue(Protocol):
         ...
 
 
-class CatalogueFollowers(Protocol):
-    """Who is to be told of a new catalogue version; a hint, for the version itself is polled."""
-
+class CatalogueProjector(Protocol):
     async def project(self, merchant: MerchantId, section: Section) -> bool:
-        """Brings Redis up to date. Raises Unavailable."""
+        """Brings Redis to the section's version; False: another process is at it.
+
+        Raises:
+            Unavailable
+        """
         ...

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.domain.catalogue import MAX_DATA_BYTES, Kind
+from app.domain.catalogue import MAX_DATA_BYTES, Kind, Record
 from app.domain.catalogue_input import (
     parse_id,
     parse_record,
@@ -106,11 +106,12 @@ def test_children_of_a_group_become_groups_below_it() -> None:
         b'{"id": "a", "name": "A", "children": [{"id": "b", "name": "B",'
         b' "children": [{"id": "c", "name": "C"}]}]}',
         partial=False,
+        at="/x",
     )
-    assert [(record.id, record.parent) for record in records] == [
-        ("a", None),
-        ("b", "a"),
-        ("c", "b"),
+    assert [(record.id, record.parent, record.pointer) for record in records] == [
+        ("a", None, "/x"),
+        ("b", "a", "/x/children/0"),
+        ("c", "b", "/x/children/0/children/0"),
     ]
 
 
@@ -126,9 +127,10 @@ def test_what_is_wrong_below_a_group_is_named() -> None:
 
 
 def test_an_id_may_come_once() -> None:
-    refuse_repeated(Kind.ITEMS, ["a", "b"])
+    records = [Record(id=name, pointer=f"/items/{n}") for n, name in enumerate("aba")]
+    refuse_repeated(records[:2])
     with pytest.raises(InvalidInput, match="/items/2/id: is the same as /items/0/id"):
-        refuse_repeated(Kind.ITEMS, ["a", "b", "a"])
+        refuse_repeated(records)
 
 
 def test_a_deletion_needs_nothing_but_the_id() -> None:
