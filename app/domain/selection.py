@@ -6,7 +6,7 @@ All of it works on arrays of rows of an `ItemIndex`; there is no object a candid
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
@@ -62,6 +62,9 @@ EMPTY_POOL: Final = Pool(
 BROUGHT: Final = 255
 """The source of what a rule brought, and no strategy."""
 
+# A column of each source's number, of which pools take the beginning. A chain has 8 at most.
+_SOURCES: Final = tuple(np.full(MAX_CANDIDATES, source, np.uint8) for source in range(8))
+
 Admits = Callable[[IntArray], BoolArray]
 """Which rows (>= 0) the request itself allows: available, its filters, no seed, not seen, ..."""
 
@@ -106,27 +109,38 @@ class Trace(Protocol):
 class Exclusions:
     """Rows that a request leaves out, each with its reason."""
 
-    __slots__ = ("_codes", "_rows", "codes", "rows")
+    __slots__ = ("_parts", "_set")
 
     def __init__(self) -> None:
-        self._rows: list[IntArray] = []
-        self._codes: list[CodeArray] = []
-        self.rows: IntArray = np.empty(0, np.int32)
-        self.codes: CodeArray = np.empty(0, np.uint8)
+        self._parts: list[tuple[IntArray, LeftOut]] = []
+        self._set: set[int] = set()
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self._set)
+
+    @property
+    def parts(self) -> Sequence[tuple[IntArray, LeftOut]]:
+        """Rows and their reason; a row may be in several."""
+        return self._parts
+
+    @property
+    def rows(self) -> IntArray:
+        """Every row that is left out, in no order."""
+        return np.fromiter(self._set, np.int32, len(self._set))
 
     def add(self, rows: IntArray, reason: LeftOut) -> None:
         """Rows of -1 are ignored."""
-        if len(rows) and int(rows.min()) < 0:
+        known = rows.tolist()
+        if -1 in known:
             rows = rows[rows >= 0]
-        if not len(rows):
-            return
-        self._rows.append(rows)
-        self._codes.append(np.full(len(rows), reason, np.uint8))
-        self.rows = rows if len(self._rows) == 1 else np.concatenate(self._rows)
-        self.codes = self._codes[0] if len(self._codes) == 1 else np.concatenate(self._codes)
+            known = rows.tolist()
+        if known:
+            self._parts.append((rows, reason))
+            self._set.update(known)
+
+    def touch(self, rows: IntArray) -> bool:
+        """Whether any of the rows is left out."""
+        return not self._set.isdisjoint(rows.tolist())
 
 
 class Selection:
@@ -170,24 +184,18 @@ class Selection:
         self._examined.append(rows)
         self._left_out_before = list(self.left_out)
         keep = self._qualify(rows, candidates.scores, source)
-        places = np.flatnonzero(keep)[:keep_at_most]
+        places = keep.nonzero()[0][:keep_at_most]
         taken = len(places)
         if not taken:
             return 0
-        if taken == int(places[-1]) + 1:  # the first ones, without a gap: views will do
-            pool = Pool(
-                rows[:taken],
-                candidates.scores[:taken],
-                np.full(taken, source, np.uint8),
-                candidates.reasons[:taken],
-            )
-        else:
-            pool = Pool(
-                rows[places],
-                candidates.scores[places],
-                np.full(taken, source, np.uint8),
-                candidates.reasons[places],
-            )
+        # The first ones, without a gap, are mostly all that qualify: views will do.
+        which = slice(taken) if taken == int(places[-1]) + 1 else places
+        pool = Pool(
+            rows[which],
+            candidates.scores[which],
+            _SOURCES[source][:taken],
+            candidates.reasons[which],
+        )
         self._pools.append(pool)
         self.count += taken
         if self._trace is not None:
@@ -245,14 +253,14 @@ class Selection:
 
     def _qualify(self, rows: IntArray, scores: FloatArray, source: int) -> BoolArray:
         index = self._index
-        keep = index.available[rows]
+        keep = index.available.take(rows)
         left = len(rows)
         left = self._note(LeftOut.UNAVAILABLE, keep, left, rows, None)
         if self._filters is not None:
             before = keep
             keep = keep & self._filters.mask(rows)
             left = self._note(LeftOut.FILTERED, keep, left, rows, before)
-        if self._exclusions is not None or self._pools:
+        if self._pools or (self._exclusions is not None and self._exclusions.touch(rows)):
             keep = self._exclude(rows, keep)
             left = int(np.count_nonzero(keep))
         kept = None if self._ruling is None else self._ruling.keeps(rows, scores, source)
@@ -277,26 +285,25 @@ class Selection:
         """One look-up for all exclusions and what is in the list already: reasons are marked in a
         column of the index's length, read, and cleared again."""
         marks = self._index.marks
-        exclusions = self._exclusions
-        # What is excluded first is said last, so that it counts.
+        parts = () if self._exclusions is None else self._exclusions.parts
         for pool in self._pools:
             marks[pool.rows] = LeftOut.DUPLICATE
-        if exclusions is not None:
-            marks[exclusions.rows] = exclusions.codes
+        for excluded, reason in reversed(parts):  # what was added first counts
+            marks[excluded] = reason
         found = marks[rows]
         for pool in self._pools:
             marks[pool.rows] = 0
-        if exclusions is not None:
-            marks[exclusions.rows] = 0
+        for excluded, _ in parts:
+            marks[excluded] = 0
         marked = found != 0
         if not marked.any():
             return keep
         gone = keep & marked
-        for reason, count in enumerate(np.bincount(found[gone], minlength=len(LeftOut)).tolist()):
+        for why, count in enumerate(np.bincount(found[gone], minlength=len(LeftOut)).tolist()):
             if count:
-                self.left_out[reason] += count
+                self.left_out[why] += count
                 if self._trace is not None:
-                    self._trace.left_out(LeftOut(reason), rows[gone & (found == reason)])
+                    self._trace.left_out(LeftOut(why), rows[gone & (found == why)])
         kept: BoolArray = keep & ~marked
         return kept
 

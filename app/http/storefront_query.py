@@ -8,7 +8,7 @@ splitting it by hand 4 µs, and what a ready list does not need is not decoded a
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, Literal, cast
+from typing import Any, Final, cast
 from urllib.parse import unquote_plus
 
 import msgspec
@@ -33,6 +33,7 @@ _LISTED: Final = frozenset(
 )  # fmt: skip
 _PREFIXES: Final = ("filters", "fmt_options", "ef-")
 _VARIATIONS: Final = ("default", "all", "matched")
+_OPTIONS: Final = frozenset({"fields", "hidden_fields", "variations_return_type"})
 _IGNORED_OPTIONS: Final = frozenset({"groups_max_depth", "groups_start", "show_hidden_fields"})
 """Of search results; the clients' type allows them here too."""
 
@@ -75,41 +76,41 @@ class PodQuery:
             session=int(session) if session is not None and _is_count(session) else None,
         )
 
-    @property
-    def consents(self) -> bool:
-        return self._shopper.get("consent", "").lower() != "false"
-
     def request(self, pod_id: str) -> RecommendationRequest:
         """
         Raises:
             InvalidInput: naming the parameter and the mend.
         """
         values, nested = _parse(self._about)
-        options = nested.get("fmt_options", {})
-        _check_options(options)
         count = _single(values, "num_results")
         section = _single(values, "section")
+        # Left at their defaults, most of the fields cost nothing.
+        more: dict[str, Any] = {}
+        if "us" in values:
+            more["segments"] = tuple(values["us"])
+        if "filters" in nested:
+            filters = nested["filters"]
+            more["filters"] = {name: tuple(of_name) for name, of_name in filters.items()}
+        if "fmt_options" in nested:
+            more.update(_options(nested["fmt_options"]))
+        if "pre_filter_expression" in values:
+            more["pre_filter"] = _json(values, "pre_filter_expression")
+        if "variations_map" in values:
+            more["variations_map"] = _json(values, "variations_map")
+        if "consent" in self._shopper:
+            more["consent"] = self._shopper["consent"].lower() != "false"
+        for name in values:
+            if name.startswith("ef-"):
+                more.setdefault("cells", {})[name.removeprefix("ef-")] = values[name][-1]
         return RecommendationRequest(
             pod_id=pod_id,
             num_results=None if count is None else _count(count),
             shopper=self.shopper,
-            segments=tuple(values.get("us", ())),
             item_ids=cast(tuple[ItemId, ...], tuple(values.get("item_id", ()))),
             variation_id=_single(values, "variation_id"),
             term=_single(values, "term"),
             section=None if section is None else Section(section),
-            filters={name: tuple(of_name) for name, of_name in nested.get("filters", {}).items()},
-            pre_filter=_json(values, "pre_filter_expression"),
-            fields=tuple(options.get("fields", ())),
-            hidden_fields=tuple(options.get("hidden_fields", ())),
-            variations_return=_variations_return(options),
-            variations_map=_json(values, "variations_map"),
-            cells={
-                name.removeprefix("ef-"): of_name[-1]
-                for name, of_name in values.items()
-                if name.startswith("ef-")
-            },
-            consent=self.consents,
+            **more,
         )
 
     def _one(self, name: str) -> str | None:
@@ -195,23 +196,20 @@ def _json(values: Mapping[str, Sequence[str]], name: str) -> Any | None:
     return document
 
 
-def _check_options(options: Mapping[str, Sequence[str]]) -> None:
+def _options(options: Mapping[str, Sequence[str]]) -> dict[str, Any]:
     for name in options:
-        if name not in ("fields", "hidden_fields", "variations_return_type"):
-            if name in _IGNORED_OPTIONS:
-                continue
+        if name not in _OPTIONS and name not in _IGNORED_OPTIONS:
             raise InvalidInput.field(
                 f"fmt_options[{name}]",
-                "there is no such option: fields, hidden_fields and variations_return_type are",
+                f"there is no such option: {', '.join(sorted(_OPTIONS))} are",
             )
-
-
-def _variations_return(
-    options: Mapping[str, Sequence[str]],
-) -> Literal["default", "all", "matched"]:
-    found = options.get("variations_return_type", ["default"])[-1]
-    if found not in _VARIATIONS:
+    variations = options.get("variations_return_type", ["default"])[-1]
+    if variations not in _VARIATIONS:
         raise InvalidInput.field(
             "fmt_options[variations_return_type]", f"must be one of {', '.join(_VARIATIONS)}"
         )
-    return cast(Literal["default", "all", "matched"], found)
+    return {
+        "fields": tuple(options.get("fields", ())),
+        "hidden_fields": tuple(options.get("hidden_fields", ())),
+        "variations_return": variations,
+    }

@@ -140,7 +140,6 @@ class _Guard:
             failure: metrics.strategy_failures.labels(configuration_id, failure.value).inc
             for failure in Failure
         }
-        self._seen = np.empty(0, np.int32)
 
     def run(self, model: ServedModel, context: Context, limit: int, started: float) -> Outcome:
         outcome: Candidates | BaseException
@@ -192,7 +191,7 @@ class _Guard:
         return failure
 
     def _wrong(self, candidates: Candidates, model: ServedModel, limit: int) -> str | None:
-        """What of an answer is against the contract; None: nothing. Some 10 µs."""
+        """What of an answer is against the contract; None: nothing. Some 5 µs."""
         misshapen = _misshapen(candidates)
         if misshapen is not None:
             return misshapen
@@ -202,20 +201,20 @@ class _Guard:
             return None
         if count > limit:
             return f"{count} candidates, {limit} were asked for"
-        if int(items.min()) < 0 or int(items.max()) >= model.items:
+        # A list of some hundred is looked through quicker than an array.
+        listed = items.tolist()
+        if min(listed) < 0 or max(listed) >= model.items:
             return "positions outside of the model's items"
+        if len(set(listed)) != count:
+            return "an item twice"
         # NaN compares as false, so that non-increasing between finite ends is finite throughout.
         if not (math.isfinite(scores[0]) and math.isfinite(scores[-1])):
             return "scores that are not finite"
-        if not (scores[1:] <= scores[:-1]).all():
+        if b"\0" in (scores[1:] <= scores[:-1]).tobytes():
             return "scores that increase or are not finite"
-        if int(candidates.reasons.max()) >= len(model.reasons):
+        if max(candidates.reasons.tobytes()) >= len(model.reasons):
             return "a reason that the strategy does not declare"
-        if len(self._seen) < model.items:
-            self._seen = np.empty(model.items, np.int32)
-        places = np.arange(count, dtype=np.int32)
-        self._seen[items] = places
-        return None if (self._seen[items] == places).all() else "an item twice"
+        return None
 
 
 def _misshapen(candidates: Candidates) -> str | None:
@@ -227,10 +226,11 @@ def _misshapen(candidates: Candidates) -> str | None:
         ("scores", scores, _FLOAT32),
         ("reasons", reasons, _UINT8),
     ):
-        if not isinstance(array, np.ndarray) or array.dtype != dtype or array.ndim != 1:
-            return f"`{name}` is not a one-dimensional array of {dtype}"
-    if not len(items) == len(scores) == len(reasons):
-        return "its arrays differ in length"
+        # Plain arrays have the very same dtype object.
+        if not isinstance(array, np.ndarray) or (array.dtype is not dtype and array.dtype != dtype):
+            return f"`{name}` is not an array of {dtype}"
+    if items.ndim != 1 or not items.shape == scores.shape == reasons.shape:
+        return "its arrays are not one-dimensional or differ in length"
     return None
 
 

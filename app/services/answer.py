@@ -13,9 +13,10 @@ from app.domain.expression import Expression, matches
 from app.domain.item_features import features as features_of
 from app.domain.item_index import value_text
 from app.domain.rendered import item_document
-from app.domain.selection import BROUGHT, LeftOut, Pool
+from app.domain.selection import BROUGHT, CodeArray, LeftOut, Pool
 from app.domain.variations_map import VariationsMap, map_variations
 from app.services.snapshot import ServedPod, ending
+from vitrine_sdk import IntArray
 
 ALWAYS_SHOWN: Final = ("id", "variation_id")
 """Fields of `data` that `fmt_options[fields]` cannot leave out: clicks are tracked by them."""
@@ -86,34 +87,53 @@ class Answer:
     """One list, ready to be sent: `head`, a result id, `TAIL`."""
 
     head: bytes
-    count: int
-    strategy: str | None = None  # configuration that gave the first result
-    fallback: str | None = None  # why the first in the chain did not
+    served: ServedPod
+    rows: IntArray
+    sources: CodeArray
+    fallback: str | None = None  # why the first in the chain did not answer
     degraded: tuple[str, ...] = ()  # what was away
-    items: tuple[ItemId, ...] = ()  # in order; empty where nobody asked
-    strategies: tuple[str, ...] = ()  # of each item
 
     def body(self, result_id: str) -> bytes:
         return b"".join((self.head, result_id.encode(), TAIL))
 
+    @property
+    def strategy(self) -> str | None:
+        """The configuration that gave the first result."""
+        return self._strategy(int(self.sources[0])) if len(self.sources) else None
+
+    @property
+    def items(self) -> tuple[ItemId, ...]:
+        ids = self.served.index.ids
+        return tuple([ids[row] for row in self.rows.tolist()])
+
+    @property
+    def strategies(self) -> tuple[str, ...]:
+        """Of each item."""
+        return tuple(map(self._strategy, self.sources.tolist()))
+
+    def _strategy(self, source: int) -> str:
+        return BY_RULE if source == BROUGHT else self.served.pod.chain[source]
+
+
+BY_RULE: Final = "rules"
+"""Stands where a strategy configuration's id does, for what a rule brought."""
 
 TAIL: Final = b'"}'
 
 
 def results(served: ServedPod, pool: Pool, items: Sequence[bytes]) -> bytes:
     """The list `response.results`, without its brackets; `items` are rendered, one a row."""
-    if pool.slotted is not None or pool.labels or (pool.sources == BROUGHT).any():
+    sources = pool.sources.tobytes()  # quicker to ask than the array
+    if pool.slotted is not None or pool.labels or BROUGHT in sources:
         return b",".join(_marked(served, pool, items))
-    endings = served.endings
-    sources = pool.sources
     reasons = pool.reasons.tolist()
-    if len(sources) and sources[0] == sources[-1] and (sources == sources[0]).all():
-        of_one = endings[sources[0]]
+    if sources and sources.count(sources[0]) == len(sources):
+        of_one = served.endings[sources[0]]
         return b",".join([item + of_one[r] for item, r in zip(items, reasons, strict=True)])
+    endings = served.endings
     return b",".join(
-        [item + endings[s][r]
-         for item, s, r in zip(items, sources.tolist(), reasons, strict=True)]
-    )  # fmt: skip
+        [item + endings[s][r] for item, s, r in zip(items, sources, reasons, strict=True)]
+    )
 
 
 def _marked(served: ServedPod, pool: Pool, items: Sequence[bytes]) -> list[bytes]:
@@ -129,7 +149,7 @@ def _marked(served: ServedPod, pool: Pool, items: Sequence[bytes]) -> list[bytes
     ):
         labels = pool.labels.get(row)
         if source == BROUGHT:
-            end = ending("rules", "rule", slotted=fixed, labels=labels)
+            end = ending(BY_RULE, "rule", slotted=fixed, labels=labels)
         elif fixed or labels:
             model = served.chain[source]
             code = "" if model is None else model.reasons[reason]

@@ -124,14 +124,15 @@ class Chain:
         offered = False
         while limit > 0:
             outcome = self._runner.run(model, context, limit, asked.deadline)
-            if isinstance(outcome, Awaitable):
-                outcome = await outcome
-            if isinstance(outcome, Failure):
-                return (None if offered else outcome), False
+            if not isinstance(outcome, Candidates):
+                if isinstance(outcome, Awaitable):
+                    outcome = await outcome
+                if isinstance(outcome, Failure):
+                    return (None if offered else outcome), False
             if offered:
                 selection.withdraw(source)
             offered = True
-            selection.offer(model.rows[outcome.items], outcome, source, need - selection.count)
+            selection.offer(model.rows.take(outcome.items), outcome, source, need - selection.count)
             has_more = len(outcome) >= limit and limit < most
             if selection.count >= need or not has_more or time.monotonic() >= asked.deadline:
                 return None, has_more
@@ -143,25 +144,31 @@ def _context(asked: PodRequest, model: ServedModel) -> Context:
     eligible = None
     if model.needs.eligible and asked.filters is not None:
         eligible = model.eligible(asked.filters.expression, asked.served.expressions)
+    now = int(asked.now)
     return Context(
-        now=int(asked.now),
+        now=now,
         seeds=model.positions_of(asked.seeds),
-        history=_history(model, asked.history, asked.now),
+        history=_history(model, asked.history, now),
         term=asked.request.term,
         segments=asked.request.segments,
         eligible=eligible,
     )
 
 
-def _history(model: ServedModel, recent: Recent, now: float) -> History:
+def _history(model: ServedModel, recent: Recent, now: int) -> History:
     """The latest events that the model wants, of items that it knows."""
     wanted = model.needs.history
-    rows = recent.rows
-    if not wanted or not len(rows):
+    if not wanted or not len(recent):
         return EMPTY_HISTORY
-    positions = model.positions
-    known = (rows >= 0) & (rows < len(positions))
-    items = np.where(known, positions[np.where(known, rows, 0)], np.int32(-1))
-    places = np.flatnonzero(items >= 0)[:wanted]
-    ages = (now - recent.times[places]).astype(np.float32)
-    return History(items[places], recent.types[places], np.maximum(ages, np.float32(0)))
+    # Rows that came after the model are all beyond its last place, which says "unknown".
+    items = model.positions.take(recent.rows, mode="clip")
+    types, times = recent.types, recent.times
+    if -1 in items.tolist():
+        known = (items >= 0).nonzero()[0]
+        items, types, times = items[known], types[known], times[known]
+    if len(items) > wanted:
+        items, types, times = items[:wanted], types[:wanted], times[:wanted]
+    ages = (now - times).astype(np.float32)
+    if len(ages) and times[0] > now:  # a clock that is ahead
+        np.maximum(ages, 0, out=ages)
+    return History(items, types, ages)

@@ -13,6 +13,7 @@ from vitrine_sdk import IntArray
 MAX_AGE: Final = 300.0
 """Seconds after which a list is made anew, so that what ages in a model does so here too."""
 
+_MAX_ASKED: Final = 100_000  # keys remembered
 _OVERHEAD: Final = 600  # of an entry beside its bytes and rows
 
 Key = tuple[int, str, str]  # snapshot, pod, and what of the request the list depends on
@@ -46,6 +47,7 @@ class PreparedLists:
 
     def __init__(self, max_bytes: int) -> None:
         self._lists: BoundedCache[Key, Prepared] = BoundedCache(max_bytes, _size)
+        self._asked: set[int] = set()  # hashes of keys that were asked for once
         self.hits = 0
         self.misses = 0
 
@@ -60,6 +62,17 @@ class PreparedLists:
             return None
         self.hits += 1
         return found.answer
+
+    def welcomes(self, key: Key) -> bool:
+        """Whether a list is worth keeping: from the second time on that it is asked for. Most
+        seeds and filters of a large shop are asked for once, and would push out the others."""
+        asked = hash(key)
+        if asked in self._asked:
+            return True
+        if len(self._asked) >= _MAX_ASKED:
+            self._asked.clear()
+        self._asked.add(asked)
+        return False
 
     def put(self, key: Key, prepared: Prepared) -> None:
         self._lists.put(key, prepared)

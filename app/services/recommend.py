@@ -16,7 +16,7 @@ import numpy as np
 from app.domain.catalogue import ItemId
 from app.domain.merchant import MerchantId
 from app.domain.recommendation import RecommendationRequest
-from app.domain.selection import BROUGHT, LeftOut, Trace
+from app.domain.selection import LeftOut, Trace
 from app.services.answer import Answer, assemble, results, shortness
 from app.services.chain import Chain
 from app.services.pod_request import Chosen, PodRequest, understand
@@ -30,8 +30,6 @@ from vitrine_sdk import EventType
 
 SEEN: Final = (EventType.VIEW, EventType.CLICK, EventType.CART)
 BOUGHT: Final = (EventType.PURCHASE,)
-BY_RULE: Final = "rules"
-"""Stands where a strategy configuration's id does, for what a rule brought."""
 
 
 class ServedSample(msgspec.Struct, frozen=True, kw_only=True):
@@ -86,7 +84,7 @@ class Recommend:
         self._history_length = history_length
         self._sample_rate = sample_rate
         self._answered: dict[tuple[MerchantId, str, str | None], Callable[[], None]] = {}
-        self._dropped = {r: metrics.dropped_candidates.labels(r.name.lower()).inc for r in LeftOut}
+        self._dropped = [metrics.dropped_candidates.labels(r.name.lower()).inc for r in LeftOut]
         self.prepared_lists = PreparedLists(prepared_bytes)
 
     def prepared(self, snapshot: ServingSnapshot, pod_id: str, dependence: str) -> Answer | None:
@@ -128,7 +126,11 @@ class Recommend:
         revision = served.index.revision
         chosen, items = await self._showing.show(asked, await self._chain.choose(asked))
         answer = self._answer(asked, chosen, results(chosen.served, chosen.pool, items))
-        if dependence is not None and not (personal or asked.degraded or asked.failed):
+        if (
+            dependence is not None
+            and not (personal or asked.degraded or asked.failed)
+            and self.prepared_lists.welcomes((snapshot.number, served.pod.id, dependence))
+        ):
             self._keep(asked, chosen, answer, revision, dependence)
         return answer
 
@@ -187,27 +189,21 @@ class Recommend:
             asked.exclusions.add(asked.history.rows_of(BOUGHT), LeftOut.BOUGHT)
 
     def _answer(self, asked: PodRequest, chosen: Chosen, listed: bytes) -> Answer:
-        pool, ids = chosen.pool, asked.served.index.ids
-        count = len(pool)
+        count = len(chosen.pool)
         short: dict[str, Any] | None = None
         if count < asked.want:
             short = shortness(asked.want, count, chosen.left_out)
             if asked.filters is not None and (unknown := asked.filters.unknown()):
                 short["unknown_attributes"] = unknown
-        chain = chosen.served.pod.chain
-        strategies = tuple(
-            [BY_RULE if source == BROUGHT else chain[source] for source in pool.sources.tolist()]
-        )
         answer = Answer(
             head=assemble(
                 asked.served, asked.echo(), listed, count, short=short, degraded=asked.degraded
             ),
-            count=count,
-            strategy=strategies[0] if strategies else None,
+            served=chosen.served,
+            rows=chosen.pool.rows,
+            sources=chosen.pool.sources,
             fallback=asked.fallback,
             degraded=tuple(asked.degraded),
-            items=tuple([ids[row] for row in pool.rows.tolist()]),
-            strategies=strategies,
         )
         self._count(asked.snapshot.merchant, asked.served.pod.id, answer.strategy)
         self._count_flaws(asked, chosen, short is not None)
@@ -224,13 +220,16 @@ class Recommend:
         filtered = asked.filters is not None and any(
             model is not None and model.needs.eligible for model in asked.served.chain
         )
+        rows = chosen.examined
+        if ruling is not None:  # it may have brought rows that no strategy offered
+            rows = np.concatenate((rows, chosen.pool.rows))
         self.prepared_lists.put(
             (asked.snapshot.number, asked.served.pod.id, dependence),
             Prepared(
                 answer=answer,
                 index=asked.served.index,
                 revision=revision,
-                rows=np.concatenate((chosen.examined, chosen.pool.rows)),
+                rows=rows,
                 whole_catalogue=filtered or (ruling is not None and ruling.whole_catalogue),
                 expires=expires,
             ),
@@ -251,6 +250,7 @@ class Recommend:
             self._metrics.fallbacks.labels(merchant, pod_id, asked.fallback).inc()
         for what in asked.degraded:
             self._metrics.degraded.labels(what).inc()
-        for reason, dropped in enumerate(chosen.left_out):
-            if dropped:
-                self._dropped[LeftOut(reason)](dropped)
+        if any(chosen.left_out):
+            for reason, dropped in enumerate(chosen.left_out):
+                if dropped:
+                    self._dropped[reason](dropped)

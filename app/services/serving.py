@@ -344,7 +344,7 @@ class Serving:
             some = loaded.item_ids[start : start + _ROWS_AT_ONCE]
             rows[start : start + len(some)] = index.reserve(some)
             await asyncio.sleep(0)
-        positions = np.full(len(index), -1, np.int32)
+        positions = np.full(len(index) + 1, -1, np.int32)
         positions[rows] = np.arange(len(rows), dtype=np.int32)
         return ServedModel(
             merchant=merchant,

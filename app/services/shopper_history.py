@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -40,22 +40,19 @@ class HistoryReader(Protocol):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Recent:
-    """A shopper's events, newest first."""
+    """A shopper's events with items that the index knows, newest first."""
 
-    rows: IntArray  # -1: an item that the index does not know
+    rows: IntArray
     types: npt.NDArray[np.int8]  # vitrine_sdk.EventType
     times: npt.NDArray[np.int64]  # Unix seconds
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    def rows_of(self, types: Sequence[int]) -> IntArray:
+    def rows_of(self, types: Container[int]) -> IntArray:
         """Rows of the events of some types."""
-        if not len(self.rows):
-            return self.rows
-        flags = np.zeros(128, np.bool_)
-        flags[list(types)] = True
-        found: IntArray = self.rows[flags[self.types]]
+        places = [place for place, type_ in enumerate(self.types.tolist()) if type_ in types]
+        found: IntArray = self.rows[places]
         return found
 
 
@@ -124,11 +121,15 @@ class Histories:
 
 
 def arrays(entries: Sequence[HistoryEntry], index: ItemIndex) -> Recent:
-    count = len(entries)
-    if not count:
+    rows = index.rows([entry.item_id for entry in entries])
+    known = rows.tolist()
+    if -1 in known:
+        entries = [entry for entry, row in zip(entries, known, strict=True) if row >= 0]
+        rows = rows[rows >= 0]
+    if not entries:
         return NOTHING
     return Recent(
-        index.rows([entry.item_id for entry in entries]),
-        np.fromiter([entry.type for entry in entries], np.int8, count),
-        np.fromiter([int(entry.time) for entry in entries], np.int64, count),
+        rows,
+        np.array([entry.type for entry in entries], np.int8),
+        np.array([int(entry.time) for entry in entries], np.int64),
     )

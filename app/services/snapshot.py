@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 import msgspec
+import numpy as np
 
 from app.domain.configuration import MerchantConfiguration, PublishedModel
 from app.domain.errors import NotFound
@@ -33,7 +34,9 @@ class ServedModel:
     reasons: tuple[str, ...]
     index: ItemIndex
     rows: IntArray  # by position
-    positions: IntArray  # by row; -1: the model does not know the item. Later rows: unknown.
+    positions: IntArray
+    """By row; -1: the model does not know the item. The last one is -1 and stands for all rows
+    that came later."""
     _masks: dict[Expression, tuple[int, BoolArray]] = field(default_factory=dict)
 
     @property
@@ -41,11 +44,11 @@ class ServedModel:
         return len(self.rows)
 
     def positions_of(self, rows: IntArray) -> IntArray:
-        """Positions of the rows that the model knows, in order."""
-        if not len(rows):
-            return rows
-        known = self.positions[rows[(rows >= 0) & (rows < len(self.positions))]]
-        return known if not len(known) or int(known.min()) >= 0 else known[known >= 0]
+        """Positions of the rows that the model knows, in order. Row -1 is ignored."""
+        last = len(self.positions) - 1
+        position_of = self.positions.item
+        known = [position_of(min(row, last)) for row in rows.tolist() if row >= 0]
+        return np.array([position for position in known if position >= 0], np.int32)
 
     def eligible(self, filters: Expression, expressions: Expressions) -> BoolArray:
         """One flag a position: available, and the filters leave it. Made once a revision."""
