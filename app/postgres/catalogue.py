@@ -7,7 +7,6 @@ from contextlib import asynccontextmanager
 from typing import Any, Final
 
 import asyncpg
-import msgspec
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -26,7 +25,6 @@ from app.postgres.tables import item, item_group, section, variation
 
 _ROWS_AT_ONCE: Final = 1000
 
-_decode = msgspec.json.decode
 
 _ITEMS: Final = """
 SELECT id, name, suggested_score, data, version, deleted,
@@ -238,7 +236,7 @@ class CatalogueSnapshot:
                     item_id=ItemId(row["item_id"]),
                     name=row["name"] or None,
                     suggested_score=row["suggested_score"],
-                    data=_decode(row["data"]),
+                    data=row["data"],
                 )
             )
         return [
@@ -247,7 +245,7 @@ class CatalogueSnapshot:
                     id=ItemId(row["id"]),
                     name=row["name"],
                     suggested_score=row["suggested_score"],
-                    data=_decode(row["data"]),
+                    data=row["data"],
                 ),
                 variations.get(row["id"], ()),
                 self._tree,

@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
 import numpy as np
@@ -172,7 +173,10 @@ class Follower:
         for place, state in zip(places, states, strict=True):
             if place not in self._busy and self._is_due(place, state):
                 task = self._busy[place] = asyncio.create_task(self._follow(place, state))
-                task.add_done_callback(lambda _, place=place: self._busy.pop(place, None))
+                task.add_done_callback(partial(self._ended, place))
+
+    def _ended(self, place: Place, _: asyncio.Task[None]) -> None:
+        del self._busy[place]
 
     async def _ask_source(self) -> None:
         try:
