@@ -53,7 +53,30 @@ class RuleSet(
 class PublishedRules(msgspec.Struct, frozen=True, kw_only=True):
     """One published version of a rule set, as serving works from it."""
 
-    id: int = 0  # of the version, among all of all merchants; never used again
     rule_set_id: str
     number: int  # of the version: 1, 2, ...
     rules: RuleSet
+
+
+class RuleSetDraft(msgspec.Struct, frozen=True, kw_only=True):
+    """A rule set as it is edited, and which of its versions is in force."""
+
+    id: str
+    display_name: str
+    rules: RuleSet
+    version: int  # of the draft: what its next change must name
+    published: int | None  # number of the version in force; None: none is
+    created_at: float  # Unix seconds
+    updated_at: float
+
+
+class RuleSetVersion(msgspec.Struct, frozen=True, kw_only=True):
+    """What was published once. Never changed."""
+
+    rule_set_id: str
+    number: int  # 1, 2, ... a rule set
+    actor: str  # token id, or "cli"
+    reason: str
+    published_at: float  # Unix seconds
+    restores: int | None = None  # the version that this one brought back
+    rules: RuleSet | None = None  # None: not asked for

@@ -128,6 +128,7 @@ rule_set_version = sa.Table(
     sa.Column("actor", sa.Text, nullable=False),  # token id, or "cli"
     sa.Column("reason", sa.Text, nullable=False, server_default=""),
     _time("published_at", default_now=True),
+    sa.Column("restores", sa.BigInteger),  # the number whose rules were brought back
 )
 
 section = sa.Table(
@@ -367,4 +368,45 @@ idempotency_key = sa.Table(
     sa.Column("body", sa.LargeBinary, nullable=False),
     sa.Column("headers", pg.JSONB, nullable=False, server_default=EMPTY_OBJECT),
     _time("created_at", default_now=True),
+)
+
+webhook = sa.Table(
+    "webhook",
+    metadata,
+    _merchant(primary_key=True),
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("url", sa.Text, nullable=False),
+    sa.Column("events", pg.ARRAY(sa.Text), nullable=False),  # empty: all
+    sa.Column("secret", sa.Text, nullable=False),  # what deliveries are signed with
+    sa.Column("enabled", sa.Boolean, nullable=False, server_default=sa.true()),
+    sa.Column("version", sa.BigInteger, nullable=False, server_default="1"),  # its ETag
+    _time("created_at", default_now=True),
+)
+
+# An outbox: written in the transaction of what it tells, sent by the worker.
+webhook_delivery = sa.Table(
+    "webhook_delivery",
+    metadata,
+    sa.Column("id", sa.BigInteger, sa.Identity(always=True), primary_key=True),
+    sa.Column("merchant_id", sa.Text, nullable=False),
+    sa.Column("webhook_id", sa.Text, nullable=False),
+    sa.Column("event", sa.Text, nullable=False),
+    sa.Column("payload", pg.JSONB, nullable=False),
+    sa.Column("state", sa.Text, nullable=False, server_default="pending"),
+    sa.Column("attempts", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("last_status", sa.SmallInteger),
+    sa.Column("last_error", sa.Text),
+    _time("created_at", default_now=True),
+    _time("due_at", default_now=True),
+    sa.ForeignKeyConstraint(
+        ["merchant_id", "webhook_id"], ["webhook.merchant_id", "webhook.id"], ondelete="CASCADE"
+    ),
+    sa.CheckConstraint("state IN ('pending', 'delivered', 'failed')", name="state"),
+    sa.Index("ix_webhook_delivery_merchant_id_webhook_id_id", "merchant_id", "webhook_id", "id"),
+    sa.Index(
+        "ix_webhook_delivery_merchant_id_due_at",
+        "merchant_id",
+        "due_at",
+        postgresql_where=sa.text("state = 'pending'"),
+    ),
 )

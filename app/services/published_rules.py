@@ -96,9 +96,9 @@ class MerchantRulesCompiler:
         if not configuration.rules:
             self._known.pop(merchant, None)
             return None
-        # A version is never changed, so its id stands for its rules.
+        # A version is never changed, so its number stands for its rules.
         key = (
-            tuple(rules.id for rules in configuration.rules),
+            tuple((rules.rule_set_id, rules.number) for rules in configuration.rules),
             tuple((pod.id, pod.section, pod.chain) for pod in configuration.pods.values()),
             tuple((id_, found.strategy) for id_, found in configuration.strategies.items()),
         )
