@@ -75,9 +75,10 @@ class EmbeddedPostgres:
         self._binaries = binaries
         self._log = self._home / "postgres.log"
         self._lock = process.OwnerLock(self._home / "postgres.lock")
-        self._account = _account()
+        self._account: pwd.struct_passwd | None = None  # None: we are that account
         self._link = self._home / "postgres"
         self._sockets: Path | None = None
+        self._child: subprocess.Popen[bytes] | None = None
 
     @property
     def owned(self) -> bool:
@@ -96,7 +97,8 @@ class EmbeddedPostgres:
         Raises:
             EmbeddedError: it cannot run here; the message tells why.
         """
-        self._home.mkdir(parents=True, exist_ok=True)
+        process.prepare(self._home)
+        self._account = _account(self._home)
         user, _ = self._run_as()
         accounts = frozenset() if user is None else frozenset({user})
         self._sockets = process.socket_directory(self._home, "pg", _SOCKET, accounts)
@@ -113,7 +115,7 @@ class EmbeddedPostgres:
             time.sleep(0.05)
         try:
             data = self._data_directory()
-            if self._running(data) is None:
+            if not self._adopt(data):
                 self._launch(data)
             self._create_roles()
         except BaseException:
@@ -125,10 +127,15 @@ class EmbeddedPostgres:
         if not self._lock.held:
             return
         try:
-            postmaster = self._running(self._link) if self._link.exists() else None
-            if postmaster is not None:
-                process.stop(postmaster, signal.SIGINT, 30)  # "fast": ends sessions, checkpoints
+            found = _postmaster(self._link)
+            if found is None and self._child is not None and self._child.poll() is None:
+                found = psutil.Process(self._child.pid)  # it has not come so far as its pid file
+            if found is not None:
+                process.stop(found, signal.SIGINT, 30)  # "fast": ends sessions, checkpoints
+            if self._child is not None:
+                self._child.wait()
         finally:
+            self._child = None
             self._lock.release()
 
     def __enter__(self) -> EmbeddedPostgres:
@@ -142,22 +149,19 @@ class EmbeddedPostgres:
         account, link = self._account, self._link
         if account is None:
             if link.exists() and link.stat().st_uid != os.geteuid():
-                raise EmbeddedError(
-                    f"{link} belongs to another user (was it made by root?): remove it, or name"
-                    " another place by VITRINE_HOME"
-                )
+                raise EmbeddedError(f"{link} is another user's: {process.ELSEWHERE}")
             return link
         groups = frozenset({account.pw_gid})
         if reachable(self._home, account.pw_uid, groups):
             return link
         digest = hashlib.sha256(os.fsencode(self._home.resolve())).hexdigest()[:12]
         place = _SYSTEM_DIRECTORY / digest
-        _SYSTEM_DIRECTORY.mkdir(exist_ok=True, mode=0o755)
-        place.mkdir(exist_ok=True, mode=0o755)
         data = place / "postgres"
-        if link.resolve() != data:
-            process.end_processes(process.processes_in(data, ["postgres"]), 0)
-            shutil.rmtree(data, ignore_errors=True)
+        if link.resolve() != data or not place.exists():
+            _remove_abandoned()
+            _remove_place(place)
+            place.mkdir(parents=True, mode=0o755)
+            (place / "home").write_text(str(link))
             link.unlink(missing_ok=True)
             link.symlink_to(data)
         if self._sockets is not None and self._sockets.is_relative_to(self._home.resolve()):
@@ -179,6 +183,18 @@ class EmbeddedPostgres:
         name = f"postgresql-{found.major}-{status.st_size}-{int(status.st_mtime)}"
         return copy_wheel(found, _SYSTEM_DIRECTORY / name)
 
+    def _adopt(self, data: Path) -> bool:
+        """Takes over the server that a killed process left; False: there is none."""
+        orphan = _postmaster(data)
+        if orphan is None:
+            return False
+        deadline = time.monotonic() + 60
+        while orphan.is_running() and time.monotonic() < deadline:
+            if _status(data) == "ready" and self._answers():
+                return True
+            time.sleep(0.02)  # it starts, or it ends
+        return False
+
     def _launch(self, data: Path) -> None:
         installation = self._installation(data)
         user, group = self._run_as()
@@ -187,12 +203,16 @@ class EmbeddedPostgres:
         process.end_processes(process.processes_in(data, ["postgres"]), 5)
         if not (data / "PG_VERSION").exists():
             self._initialise(installation, data)
-        (data / "postmaster.pid").unlink(missing_ok=True)  # nobody runs: it is a dead one's
+        # Nobody runs: these are a dead one's. PostgreSQL itself would believe in them where the
+        # number is in use again, or nobody reaps the dead one (a container without an init).
+        (data / "postmaster.pid").unlink(missing_ok=True)
+        if self._sockets is not None:
+            (self._sockets / f"{_SOCKET}.lock").unlink(missing_ok=True)
         self._write_access(data)
         settings = dict(_SETTINGS) | ({} if self._durable else dict(_FAST_AND_LOSE))
         settings["unix_socket_directories"] = str(self._sockets)
         options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
-        child = process.spawn(
+        child = self._child = process.spawn(
             [str(installation.postgres), "-D", str(data), *options],
             log=self._log,
             cwd=data,
@@ -266,21 +286,11 @@ class EmbeddedPostgres:
                     )
                 )
 
-    def _running(self, data: Path) -> psutil.Process | None:
-        """The postmaster that serves `data`, its pid file checked: pids are used again."""
-        try:
-            found = psutil.Process(int((data / "postmaster.pid").read_text().split("\n", 1)[0]))
-            ours = found.name().startswith("postgres") and found.cwd() == str(data.resolve())
-            zombie = found.status() == psutil.STATUS_ZOMBIE
-        except (OSError, ValueError, psutil.Error):
-            return None
-        return found if ours and not zombie and _status(data) == "ready" else None
-
     def _answers(self) -> bool:
         if self._link.is_symlink():
             self._sockets = self._link.resolve().parent / "run"
         try:
-            with psycopg.connect(self.url(), connect_timeout=5):
+            with psycopg.connect(self.url(SUPERUSER, "postgres"), connect_timeout=5):
                 return True
         except psycopg.OperationalError:
             return False
@@ -295,6 +305,29 @@ class EmbeddedPostgres:
             os.chown(path, self._account.pw_uid, self._account.pw_gid)
 
 
+def _remove_abandoned() -> None:
+    """Removes data below /var/lib whose `home` is gone, and with it the only link to them."""
+    for place in _SYSTEM_DIRECTORY.glob("*/home"):
+        link = Path(place.read_text())
+        if not (link.is_symlink() and link.readlink() == place.parent / "postgres"):
+            _remove_place(place.parent)
+
+
+def _remove_place(place: Path) -> None:
+    process.end_processes(process.processes_in(place / "postgres", ["postgres"]), 0)
+    shutil.rmtree(place, ignore_errors=True)
+
+
+def _postmaster(data: Path) -> psutil.Process | None:
+    """The postmaster of `data`, its pid file checked: a number may be another process' by now."""
+    try:
+        found = psutil.Process(int((data / "postmaster.pid").read_text().split("\n", 1)[0]))
+        ours = found.name().startswith("postgres") and found.cwd() == str(data.resolve())
+        return found if ours and found.status() != psutil.STATUS_ZOMBIE else None
+    except (OSError, ValueError, psutil.Error):
+        return None
+
+
 def _status(data: Path) -> str | None:
     """Line 8 of postmaster.pid: starting, ready, stopping."""
     try:
@@ -304,8 +337,8 @@ def _status(data: Path) -> str | None:
     return lines[7].strip() if len(lines) > 7 else None
 
 
-def _account() -> pwd.struct_passwd | None:
-    """The account that PostgreSQL runs as, where we are root."""
+def _account(home: Path) -> pwd.struct_passwd | None:
+    """The account that PostgreSQL runs as, where we are root: it refuses to be root."""
     if os.geteuid() != 0:
         try:
             pwd.getpwuid(os.geteuid())
@@ -314,6 +347,8 @@ def _account() -> pwd.struct_passwd | None:
                 f"user id {os.geteuid()} has no entry in /etc/passwd, and PostgreSQL needs one"
             ) from None
         return None
+    if (owner := process.other_owner(home)) is not None:
+        return owner
     for name in ("postgres", "nobody"):
         try:
             return pwd.getpwnam(name)

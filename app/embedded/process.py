@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import pwd
 import signal
 import stat
 import subprocess
@@ -18,8 +19,35 @@ import psutil
 
 from app.embedded.binaries import EmbeddedError
 
+ELSEWHERE: Final = "remove it, run as its owner, or name another place by VITRINE_HOME"
 SOCKET_PATH_LIMIT: Final = 103  # bytes: 104 with the closing zero on BSD and macOS, 108 on Linux
 _LOG_LIMIT: Final = 8 * 1024 * 1024
+
+
+def prepare(home: Path, *parts: str) -> None:
+    """Makes `home`, and directories in it.
+
+    Raises:
+        EmbeddedError: it may not be written.
+    """
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        for part in parts:
+            (home / part).mkdir(exist_ok=True)
+    except OSError as error:
+        raise EmbeddedError(f"cannot write {home} ({error.strerror}): {ELSEWHERE}") from error
+
+
+def other_owner(home: Path) -> pwd.struct_passwd | None:
+    """Where we are root and `home` is an ordinary user's: that user. Its servers then run as that
+    user, who can go on with them later."""
+    owner = home.stat().st_uid
+    if os.geteuid() != 0 or owner == 0:
+        return None
+    try:
+        return pwd.getpwuid(owner)
+    except KeyError:
+        return None
 
 
 class OwnerLock:
@@ -32,7 +60,14 @@ class OwnerLock:
         self._pid: int | None = None
 
     def acquire(self) -> bool:
-        file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        """
+        Raises:
+            EmbeddedError: the lock is another user's.
+        """
+        try:
+            file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except PermissionError as error:
+            raise EmbeddedError(f"{self._path.parent} is another user's: {ELSEWHERE}") from error
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import socket
+import subprocess
 import time
 from pathlib import Path
 from typing import Final
 from urllib.parse import quote
 
 import psutil
-import redis
 
 from app.embedded import process
 from app.embedded.binaries import EmbeddedError, redis_binary
@@ -35,6 +37,7 @@ class EmbeddedRedis:
         self._log = self._home / "redis.log"
         self._lock = process.OwnerLock(self._home / "redis.lock")
         self._socket: Path | None = None
+        self._child: subprocess.Popen[bytes] | None = None
 
     @property
     def owned(self) -> bool:
@@ -54,7 +57,7 @@ class EmbeddedRedis:
         Raises:
             EmbeddedError: it cannot run here; the message tells why.
         """
-        self._data.mkdir(parents=True, exist_ok=True)
+        process.prepare(self._home, "redis")
         self._socket = process.socket_directory(self._home, "redis", _SOCKET) / _SOCKET
         deadline = time.monotonic() + 60
         while not self._lock.acquire():
@@ -80,7 +83,10 @@ class EmbeddedRedis:
         try:
             for running in self._running():
                 process.stop(running, signal.SIGTERM, 30)
+            if self._child is not None:
+                self._child.wait()
         finally:
+            self._child = None
             self._lock.release()
 
     def __enter__(self) -> EmbeddedRedis:
@@ -104,7 +110,17 @@ class EmbeddedRedis:
             "--appendfsync", "everysec",
             "--databases", "1",
         ]  # fmt: skip
-        child = process.spawn(command, log=self._log, cwd=self._data)
+        owner = process.other_owner(self._home)
+        if owner is not None and self._socket is not None:
+            for path in (self._data, self._socket.parent):
+                os.chown(path, owner.pw_uid, owner.pw_gid)
+        child = self._child = process.spawn(
+            command,
+            log=self._log,
+            cwd=self._data,
+            user=None if owner is None else owner.pw_uid,
+            group=None if owner is None else owner.pw_gid,
+        )
 
         def failed() -> str | None:
             if child.poll() is None:
@@ -118,8 +134,11 @@ class EmbeddedRedis:
 
     def _answers(self) -> bool:
         """Whether it answers a PING; while it loads its data, it does not."""
-        try:
-            with redis.Redis.from_url(self.url, socket_timeout=5) as client:
-                return bool(client.ping())
-        except redis.RedisError:
-            return False
+        with socket.socket(socket.AF_UNIX) as client:
+            client.settimeout(5)
+            try:
+                client.connect(str(self._socket))
+                client.sendall(b"PING\r\n")
+                return client.recv(64).startswith(b"+PONG")
+            except OSError:
+                return False
