@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import msgspec
 
@@ -69,6 +69,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     served_sample_rate: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.01
     event_id_days: Positive = 30
     """How long an event's fingerprint is remembered; an order's is for ever."""
+    event_spool: Path | None = None
+    """A folder on a volume that outlives the process, where events are kept while PostgreSQL is
+    away. None: they are refused with 503 meanwhile."""
+    event_spool_bytes: Positive = 1024 * 1024 * 1024
     max_body_bytes: Positive = 8 * 1024 * 1024
     max_upload_bytes: Positive = 4 * 1024 * 1024 * 1024
     trusted_proxies: str = ""
@@ -96,7 +100,9 @@ def from_environment(environment: Mapping[str, str] | None = None) -> Settings:
             continue
         try:
             value = msgspec.convert(
-                Path(text) if known[name].type is Path else text, known[name].type, strict=False
+                Path(text) if Path in (known[name].type, *get_args(known[name].type)) else text,
+                known[name].type,
+                strict=False,
             )
         except msgspec.ValidationError as error:
             errors.append(f"{variable}: {error}")

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import click
 import msgspec
@@ -11,7 +10,7 @@ import msgspec
 from app.cli.server_process import Stopping
 from app.cli.server_process import run as run_process
 from app.cli.supervisor import Supervisor, Worker
-from app.embedded.servers import EmbeddedServers
+from app.embedded import EmbeddedError, StoreUrls, open_stores
 from app.http.server import Place, Service
 from app.settings import Settings, from_environment
 from app.telemetry import logs
@@ -33,11 +32,24 @@ def serve(host: str | None, port: int | None, workers: int | None) -> None:
     settings = msgspec.structs.replace(
         from_environment(), **{name: value for name, value in given.items() if value is not None}
     )
-    from app.container import build_service  # it imports everything
+    from app.process import build_service  # it imports everything
 
-    with stores(settings) as served:
-        code = serve_forever(served, build_service)
+    try:
+        with open_stores(settings) as urls:
+            code = serve_forever(with_stores(settings, urls), build_service)
+    except EmbeddedError as error:
+        raise click.ClickException(str(error)) from None
     raise SystemExit(int(code))
+
+
+def with_stores(settings: Settings, urls: StoreUrls) -> Settings:
+    """Settings in which both stores have an address."""
+    return msgspec.structs.replace(
+        settings,
+        database_url=urls.database,
+        database_owner_url=urls.database_owner,
+        redis_url=urls.redis,
+    )
 
 
 def serve_forever(
@@ -70,19 +82,3 @@ def serve_forever(
     return Supervisor(
         body, settings.workers, settings.host, settings.port, stopping, on_ready
     ).run()
-
-
-@contextlib.contextmanager
-def stores(settings: Settings) -> Iterator[Settings]:
-    """Settings in which both stores have an address: those that were given, or embedded servers'
-    that run as long as the context."""
-    if settings.database_url is not None and settings.redis_url is not None:
-        yield settings
-        return
-    with EmbeddedServers(settings.home) as embedded:
-        yield msgspec.structs.replace(
-            settings,
-            database_url=settings.database_url or embedded.database_url,
-            database_owner_url=settings.database_owner_url or embedded.database_owner_url,
-            redis_url=settings.redis_url or embedded.redis_url,
-        )

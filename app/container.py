@@ -1,0 +1,275 @@
+"""The one place that wires: settings to stores, stores to services, services to handlers.
+
+Resolved once, when a process starts. Nothing in a request's path asks the container for anything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from typing import Final
+
+from dependency_injector import containers, providers
+
+from app.domain.item_index import ItemIndexes
+from app.domain.rendered import RenderedItems
+from app.files.event_spool import EventSpool
+from app.http.admin_audit import AdminAudit
+from app.http.admin_keys import AdminKeys
+from app.http.admin_models import AdminModels
+from app.http.admin_pods import AdminPods
+from app.http.admin_strategies import AdminStrategies
+from app.http.catalogue import CatalogueHandler, ItemGroupsHandler
+from app.http.client_address import ClientAddress
+from app.http.idempotency import Idempotency
+from app.http.middleware import request_ids
+from app.http.native_events import NativeEventsHandler
+from app.http.rate_limit import RateLimit
+from app.http.storefront import Storefront
+from app.http.tracking import Tracking
+from app.jobs.queue import JobQueue
+from app.plugins.artefacts import ArtefactStore
+from app.plugins.discovery import discover
+from app.plugins.fitting import ChildFitter
+from app.plugins.model_loader import ArtefactModelLoader
+from app.plugins.runner import SUPPORTED_MODES, StrategyRunner
+from app.postgres.audit import AuditLog
+from app.postgres.catalogue import Catalogue
+from app.postgres.catalogue_write import CatalogueWriter
+from app.postgres.configuration import ConfigurationReader
+from app.postgres.database import connect
+from app.postgres.event_log import EventLog
+from app.postgres.idempotency import IdempotencyKeyStore
+from app.postgres.merchants import Merchants
+from app.postgres.model_versions import ModelVersionStore
+from app.postgres.pods import PodStore
+from app.postgres.recent_events import RecentEvents
+from app.postgres.retention import ExpiringRows
+from app.postgres.served_samples import PostgresServedSamples
+from app.postgres.strategy_configurations import StrategyConfigurationStore
+from app.postgres.tasks import Tasks
+from app.postgres.training_data import TrainingDataReader
+from app.redis.connection import RedisConnection
+from app.redis.history import HistoryStore
+from app.redis.item_features import RedisItemFeatures
+from app.services.catalogue_follow import Follower
+from app.services.catalogue_sync import Projector
+from app.services.configuration import StrategyConfigurations
+from app.services.history import HistoryKeeper, HistoryRebuild
+from app.services.ingest import Ingest
+from app.services.models import Models
+from app.services.published_rules import MerchantRulesCompiler
+from app.services.recommend import Recommend
+from app.services.retention import Retention
+from app.services.serving import Serving
+from app.services.shopper_history import Histories
+from app.services.track import Tracker
+from app.services.train import Training
+from app.services.training_tasks import TrainingRequests, TrainingTasks
+from app.settings import Settings
+from app.telemetry.metrics import Metrics
+
+BACKGROUND_TIMEOUT: Final = 5.0  # seconds that background work waits for an answer of Redis
+
+RETENTION_SAMPLE_DAYS: Final = 30
+RETENTION_KEY_DAYS: Final = 2
+RETENTION_TASK_DAYS: Final = 90
+
+
+def _artefacts_url(settings: Settings) -> str:
+    return settings.artefacts_url or str((settings.home / "artefacts").absolute())
+
+
+def _spool(settings: Settings) -> EventSpool | None:
+    if settings.event_spool is None:
+        return None
+    return EventSpool(settings.event_spool, max_bytes=settings.event_spool_bytes)
+
+
+def _retention_days(settings: Settings) -> dict[str, int]:
+    return {
+        "event_id": settings.event_id_days,
+        "served_sample": RETENTION_SAMPLE_DAYS,
+        "idempotency_key": RETENTION_KEY_DAYS,
+        "task": RETENTION_TASK_DAYS,
+    }
+
+
+class Container(containers.DeclarativeContainer):
+    """Everything that a process may need; what nobody asks for is not made.
+
+    Dependencies: `settings` with the stores' URLs filled in, and the process' `metrics`.
+    """
+
+    settings = providers.Dependency(instance_of=Settings)
+    metrics = providers.Dependency(instance_of=Metrics)
+
+    # Stores
+
+    database = providers.Singleton(
+        connect, settings.provided.database_url, pool=settings.provided.database_pool
+    )
+    background_redis = providers.Singleton(
+        RedisConnection,
+        settings.provided.redis_url,
+        cluster=settings.provided.redis_cluster,
+        pool=8,
+        timeout=BACKGROUND_TIMEOUT,
+    )
+    request_redis = providers.Singleton(
+        RedisConnection,
+        settings.provided.redis_url,
+        cluster=settings.provided.redis_cluster,
+        pool=settings.provided.redis_pool,
+        timeout=settings.provided.request_budget,
+        connect_timeout=settings.provided.request_budget,
+    )
+    catalogue = providers.Singleton(Catalogue, database)
+    catalogue_writer = providers.Singleton(CatalogueWriter, database)
+    tasks = providers.Singleton(Tasks, database)
+    merchants = providers.Singleton(Merchants, database)
+    pods = providers.Singleton(PodStore, database)
+    configuration_reader = providers.Singleton(ConfigurationReader, database)
+    strategy_configuration_store = providers.Singleton(StrategyConfigurationStore, database)
+    model_versions = providers.Singleton(ModelVersionStore, database)
+    audit_log = providers.Singleton(AuditLog, database)
+    event_log = providers.Singleton(EventLog, database)
+    recent_events = providers.Singleton(RecentEvents, database)
+    expiring_rows = providers.Singleton(ExpiringRows, database)
+    job_queue = providers.Singleton(JobQueue, settings.provided.database_url)
+    item_features = providers.Singleton(RedisItemFeatures, background_redis)
+    request_item_features = providers.Singleton(RedisItemFeatures, request_redis)
+    history = providers.Singleton(
+        HistoryStore,
+        background_redis.provided.client,
+        length=settings.provided.history_length,
+        days=settings.provided.history_days,
+    )
+    request_history = providers.Singleton(
+        HistoryStore,
+        request_redis.provided.client,
+        length=settings.provided.history_length,
+        days=settings.provided.history_days,
+    )
+    artefacts = providers.Singleton(
+        ArtefactStore,
+        providers.Callable(_artefacts_url, settings),
+        settings.provided.home.joinpath.call("cache"),
+    )
+
+    # Catalogue
+
+    rendered = providers.Singleton(RenderedItems, settings.provided.near_cache_bytes)
+    indexes = providers.Singleton(ItemIndexes, rendered)
+    projector = providers.Singleton(Projector, catalogue, item_features)
+    follower = providers.Singleton(
+        Follower, indexes, item_features, catalogue, poll_seconds=settings.provided.poll_seconds
+    )
+    ingest = providers.Singleton(Ingest, catalogue_writer, projector)
+
+    # Events
+
+    history_rebuild = providers.Singleton(
+        HistoryRebuild,
+        recent_events,
+        history,
+        length=settings.provided.history_length,
+        days=settings.provided.history_days,
+    )
+    spool = providers.Singleton(_spool, settings)
+
+    # Models and training
+
+    strategies = providers.Singleton(discover)
+    models = providers.Singleton(Models, model_versions, artefacts)
+    strategy_configurations = providers.Singleton(
+        StrategyConfigurations, strategy_configuration_store, strategies, SUPPORTED_MODES
+    )
+    scratch = settings.provided.home.joinpath.call("scratch")
+    training = providers.Singleton(
+        Training,
+        source=providers.Singleton(TrainingDataReader, database, scratch),
+        fitter=providers.Singleton(ChildFitter, artefacts, scratch),
+        artefacts=artefacts,
+        versions=model_versions,
+        configurations=strategy_configuration_store,
+        strategies=strategies,
+        publish=models.provided.publish,
+        run_in_thread=providers.Object(asyncio.to_thread),
+    )
+    training_requests = providers.Singleton(
+        TrainingRequests, tasks, job_queue, strategy_configuration_store
+    )
+    training_tasks = providers.Singleton(
+        TrainingTasks, tasks, training, training_requests, configuration_reader
+    )
+    retention = providers.Singleton(
+        Retention,
+        expiring_rows,
+        models,
+        configuration_reader,
+        providers.Callable(_retention_days, settings),
+    )
+
+    # Serving
+
+    rules_compiler = providers.Singleton(MerchantRulesCompiler)
+    serving = providers.Singleton(
+        Serving,
+        configuration_reader,
+        providers.Singleton(ArtefactModelLoader, artefacts, strategies),
+        indexes,
+        rules_compiler,
+        poll_seconds=settings.provided.poll_seconds,
+        freeze=True,
+    )
+    history_keeper = providers.Singleton(
+        HistoryKeeper, history_rebuild, history, serving.provided.merchants
+    )
+    tracker = providers.Singleton(
+        Tracker, event_log, history, spool, on_history_gap=history_keeper.provided.note_gap
+    )
+    runner = providers.Singleton(StrategyRunner, metrics)
+    served_samples = providers.Singleton(PostgresServedSamples, database)
+    recommend = providers.Singleton(
+        Recommend,
+        runner,
+        providers.Singleton(Histories, request_history),
+        request_item_features,
+        served_samples,
+        metrics,
+        random=providers.Object(random.random),
+        budget=settings.provided.request_budget,
+        overfetch=settings.provided.overfetch,
+        history_length=settings.provided.history_length,
+        sample_rate=settings.provided.served_sample_rate,
+    )
+
+    # HTTP
+
+    idempotency = providers.Singleton(
+        Idempotency, providers.Singleton(IdempotencyKeyStore, database)
+    )
+    storefront = providers.Singleton(
+        Storefront, serving, recommend, providers.Singleton(request_ids)
+    )
+    tracking = providers.Singleton(
+        Tracking,
+        serving,
+        tracker,
+        address=providers.Singleton(ClientAddress, settings.provided.trusted_proxies),
+    )
+    native_events = providers.Singleton(NativeEventsHandler, serving, tracker)
+    items_handler = providers.Singleton(CatalogueHandler, ingest, catalogue, serving)
+    item_groups_handler = providers.Singleton(ItemGroupsHandler, ingest, catalogue, serving)
+    public_handlers = providers.List(
+        storefront, tracking, native_events, items_handler, item_groups_handler
+    )
+    admin_handlers = providers.List(
+        providers.Singleton(AdminPods, pods, idempotency),
+        providers.Singleton(AdminStrategies, strategies, strategy_configurations, idempotency),
+        providers.Singleton(AdminModels, models, training_requests, idempotency),
+        providers.Singleton(AdminKeys, merchants, idempotency),
+        providers.Singleton(AdminAudit, audit_log),
+    )
+    rate_limit = providers.Singleton(RateLimit)
