@@ -21,10 +21,11 @@ from app.domain.merchant import (
     TrackingSettings,
 )
 from app.domain.pod import Pod, StrategyConfiguration
+from app.domain.rule import PublishedRules
 from app.postgres.database import Database
+from app.postgres.published_rules import PublishedRulesReader
 from app.postgres.tables import merchant as merchant_table
 
-# One statement, and so one snapshot: a publication is seen whole or not at all.
 _LOAD: Final = sa.text("""
 SELECT m.name,
        m.settings,
@@ -65,6 +66,7 @@ class ConfigurationReader:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._rules = PublishedRulesReader()
 
     async def versions(self) -> Mapping[MerchantId, int]:
         """Every merchant's current configuration version."""
@@ -76,13 +78,19 @@ class ConfigurationReader:
 
     async def load(self, merchant: MerchantId) -> MerchantConfiguration | None:
         """All that the merchant has published, at one version; None: there is no such merchant."""
-        async with self._database.merchant(merchant) as connection:
+        # Of one moment: a publication is seen whole or not at all.
+        async with self._database.merchant(merchant, snapshot=True) as connection:
             result = await connection.execute(_LOAD, {"merchant": merchant})
             row = result.mappings().one_or_none()
-        return None if row is None else _configuration(merchant, row)
+            if row is None:
+                return None
+            rules = await self._rules.read(connection, merchant)
+        return _configuration(merchant, row, rules)
 
 
-def _configuration(merchant: MerchantId, row: sa.RowMapping) -> MerchantConfiguration:
+def _configuration(
+    merchant: MerchantId, row: sa.RowMapping, rules: tuple[PublishedRules, ...]
+) -> MerchantConfiguration:
     pods = msgspec.convert(row["pods"], tuple[Pod, ...])
     strategies = msgspec.convert(row["strategies"], tuple[StrategyConfiguration, ...])
     models = msgspec.convert(row["models"], tuple[PublishedModel, ...])
@@ -107,6 +115,7 @@ def _configuration(merchant: MerchantId, row: sa.RowMapping) -> MerchantConfigur
         pods={pod.id: pod for pod in pods},
         strategies={strategy.id: strategy for strategy in strategies},
         models={model.configuration_id: model for model in models},
+        rules=rules,
     )
 
 

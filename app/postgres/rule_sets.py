@@ -10,12 +10,13 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql as pg
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.domain.errors import Conflict, InvalidInput, NotFound, PreconditionFailed
+from app.domain.errors import Conflict, NotFound, PreconditionFailed
 from app.domain.merchant import MerchantId
 from app.domain.rule import PublishedRules, RuleSet, RuleSetDraft, RuleSetVersion
 from app.postgres import audit
 from app.postgres.configuration import editing
 from app.postgres.database import Database
+from app.postgres.published_rules import PublishedRulesReader, rules_of
 from app.postgres.tables import rule_set as table
 from app.postgres.tables import rule_set_version as versions_table
 from app.postgres.webhooks import announce
@@ -241,42 +242,6 @@ class RuleSetStore:
             return await PublishedRulesReader().read(connection, merchant)
 
 
-class PublishedRulesReader:
-    """Reads what is in force within a transaction. Versions never change, so what was read once is
-    kept, while it is in force."""
-
-    def __init__(self) -> None:
-        self._known: dict[MerchantId, dict[tuple[str, int], PublishedRules]] = {}
-
-    async def read(
-        self, connection: AsyncConnection, merchant: MerchantId
-    ) -> tuple[PublishedRules, ...]:
-        """By rule set id."""
-        in_force = (
-            sa.select(table.c.id, table.c.published)
-            .where(table.c.merchant_id == merchant, table.c.published.is_not(None))
-            .order_by(table.c.id)
-        )
-        wanted = [(row.id, row.published) for row in await connection.execute(in_force)]
-        known = self._known.get(merchant, {})
-        missing = [version for version in wanted if version not in known]
-        fresh: dict[tuple[str, int], PublishedRules] = {}
-        if missing:
-            query = sa.select(
-                versions_table.c.rule_set_id, versions_table.c.number, versions_table.c.rules
-            ).where(
-                versions_table.c.merchant_id == merchant,
-                sa.tuple_(versions_table.c.rule_set_id, versions_table.c.number).in_(missing),
-            )
-            for row in await connection.execute(query):
-                fresh[row.rule_set_id, row.number] = PublishedRules(
-                    rule_set_id=row.rule_set_id, number=row.number, rules=_rules(row.rules)
-                )
-        found = {version: known.get(version) or fresh[version] for version in wanted}
-        self._known[merchant] = found
-        return tuple(found.values())
-
-
 async def _get(
     connection: AsyncConnection, merchant: MerchantId, rule_set_id: str, *, lock: bool = False
 ) -> RuleSetDraft:
@@ -391,25 +356,14 @@ async def _version(
     row = (await connection.execute(query)).mappings().one_or_none()
     if row is None:
         raise NotFound(f"there is no version {number} of rule set {rule_set_id!r}")
-    return _version_of(row, _rules(row["rules"]))
-
-
-def _rules(document: Any) -> RuleSet:
-    """
-    Raises:
-        InvalidInput: an earlier version of Vitrine wrote what this one cannot evaluate.
-    """
-    try:
-        return msgspec.convert(document, RuleSet)
-    except msgspec.ValidationError as error:
-        raise InvalidInput(f"these rules cannot be evaluated by this version: {error}") from None
+    return _version_of(row, rules_of(row["rules"]))
 
 
 def _draft(row: Any) -> RuleSetDraft:
     return RuleSetDraft(
         id=row["id"],
         display_name=row["display_name"],
-        rules=_rules(row["draft"]),
+        rules=rules_of(row["draft"]),
         version=row["version"],
         published=row["published"],
         created_at=row["created_at"].timestamp(),

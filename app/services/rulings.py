@@ -32,6 +32,11 @@ class Rulings(Protocol):
         """What applies to a request; None: nothing does. `seeds` are rows, -1 for unknown items."""
         ...
 
+    def catch_up(self) -> bool:
+        """Do a part, of some milliseconds, of what can be done before requests come; whether all is
+        done."""
+        ...
+
 
 class RulingsCompiler(Protocol):
     def compile(self, configuration: MerchantConfiguration, indexes: ItemIndexes) -> Rulings | None:

@@ -318,6 +318,9 @@ class Serving:
         rulings = None
         if self._rulings is not None:
             rulings = self._rulings.compile(configuration, self._indexes)
+            while rulings is not None and not rulings.catch_up():
+                # Requests run meanwhile, by the snapshot before.
+                await asyncio.sleep(0)  # noqa: ASYNC110  # nobody is waited for
         return ServingSnapshot(
             number=next(_numbers),
             merchant=merchant,
