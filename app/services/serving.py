@@ -318,9 +318,9 @@ class Serving:
         rulings = None
         if self._rulings is not None:
             rulings = self._rulings.compile(configuration, self._indexes)
-            while rulings is not None and not rulings.catch_up():
-                # Requests run meanwhile, by the snapshot before.
-                await asyncio.sleep(0)  # noqa: ASYNC110  # nobody is waited for
+            # Requests run meanwhile, by the snapshot before; no event tells of anything here.
+            while rulings is not None and not rulings.catch_up():  # noqa: ASYNC110
+                await asyncio.sleep(0)
         return ServingSnapshot(
             number=next(_numbers),
             merchant=merchant,
