@@ -130,7 +130,7 @@ class Follower:
     async def poll(self) -> None:
         """Brings every index to what Redis has, or while that is away, to what PostgreSQL has.
         While both are away the indexes stay as they are."""
-        await self._begin()
+        await self._begin(hear_source=True)
         await asyncio.gather(*self._busy.values())
 
     def wake(self) -> None:
@@ -152,14 +152,15 @@ class Follower:
             if not self._state((merchant, section)).loaded
         ]
 
-    async def _begin(self) -> None:
-        """Finds out what is new, and begins to follow it."""
+    async def _begin(self, *, hear_source: bool = False) -> None:
+        """Finds out what is new, and begins to follow it. It waits for PostgreSQL only where it
+        has to: Redis is followed while that is slow."""
         if time.monotonic() - self._asked >= self._source_seconds and (
             self._asking is None or self._asking.done()
         ):
             self._asked = time.monotonic()
             self._asking = asyncio.create_task(self._ask_source())
-        if not self._known and self._asking is not None:
+        if (hear_source or not self._known) and self._asking is not None:
             await self._asking
         places = list(dict.fromkeys([*self._wanted, *self._indexes]))
         try:
