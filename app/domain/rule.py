@@ -58,13 +58,23 @@ class PublishedRules(msgspec.Struct, frozen=True, kw_only=True):
     rules: RuleSet
 
 
+class RuleSetSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """A rule set in a list."""
+
+    id: str
+    display_name: str
+    rule_count: int  # of the draft
+    published: int | None  # number of the version in force; None: none is
+    updated_at: float  # Unix seconds
+
+
 class RuleSetDraft(msgspec.Struct, frozen=True, kw_only=True):
     """A rule set as it is edited, and which of its versions is in force."""
 
     id: str
     display_name: str
     rules: RuleSet
-    version: int  # of the draft: what its next change must name
+    version: int  # grows with each change and publication: what the next one must name
     published: int | None  # number of the version in force; None: none is
     created_at: float  # Unix seconds
     updated_at: float

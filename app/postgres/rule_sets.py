@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.domain.errors import Conflict, NotFound, PreconditionFailed
 from app.domain.merchant import MerchantId
-from app.domain.rule import PublishedRules, RuleSet, RuleSetDraft, RuleSetVersion
+from app.domain.rule import PublishedRules, RuleSet, RuleSetDraft, RuleSetSummary, RuleSetVersion
 from app.postgres import audit
 from app.postgres.configuration import editing
 from app.postgres.database import Database
@@ -32,9 +32,16 @@ class RuleSetStore:
 
     async def page(
         self, merchant: MerchantId, *, after: str | None, limit: int
-    ) -> Sequence[RuleSetDraft]:
+    ) -> Sequence[RuleSetSummary]:
+        rules = table.c.draft["rules"]
         query = (
-            sa.select(table)
+            sa.select(
+                table.c.id,
+                table.c.display_name,
+                table.c.published,
+                table.c.updated_at,
+                sa.func.coalesce(sa.func.jsonb_array_length(rules), 0).label("rule_count"),
+            )
             .where(table.c.merchant_id == merchant)
             .order_by(table.c.id)
             .limit(limit)
@@ -43,7 +50,16 @@ class RuleSetStore:
             query = query.where(table.c.id > after)
         async with self._database.merchant(merchant) as connection:
             rows = (await connection.execute(query)).mappings().all()
-        return [_draft(row) for row in rows]
+        return [
+            RuleSetSummary(
+                id=row["id"],
+                display_name=row["display_name"],
+                rule_count=row["rule_count"],
+                published=row["published"],
+                updated_at=row["updated_at"].timestamp(),
+            )
+            for row in rows
+        ]
 
     async def get(self, merchant: MerchantId, rule_set_id: str) -> RuleSetDraft:
         """
@@ -165,6 +181,7 @@ class RuleSetStore:
         merchant: MerchantId,
         rule_set_id: str,
         number: int,
+        expected: frozenset[int] | None,
         actor: str,
         reason: str,
         check: Check,
@@ -172,25 +189,32 @@ class RuleSetStore:
         """
         Raises:
             NotFound: there is no such rule set or version.
+            PreconditionFailed: the rule set has another version.
             InvalidInput: what `check` raises.
         """
         async with editing(self._database, merchant) as connection:
-            draft = await _expect(connection, merchant, rule_set_id, None)
+            draft = await _expect(connection, merchant, rule_set_id, expected)
             old = await _version(connection, merchant, rule_set_id, number)
             assert old.rules is not None  # noqa: S101  # it was asked for
             check(old.rules, await _count_others(connection, merchant, rule_set_id))
             return await _publish(connection, merchant, draft, old.rules, actor, reason, number)
 
     async def withdraw(
-        self, merchant: MerchantId, rule_set_id: str, actor: str, reason: str
+        self,
+        merchant: MerchantId,
+        rule_set_id: str,
+        expected: frozenset[int] | None,
+        actor: str,
+        reason: str,
     ) -> RuleSetDraft:
         """
         Raises:
             NotFound: there is no such rule set.
+            PreconditionFailed: the rule set has another version.
             Conflict: none of its versions is in force.
         """
         async with editing(self._database, merchant) as connection:
-            draft = await _expect(connection, merchant, rule_set_id, None)
+            draft = await _expect(connection, merchant, rule_set_id, expected)
             if draft.published is None:
                 raise Conflict(f"no version of rule set {rule_set_id!r} is in force")
             row = await _set_published(connection, merchant, rule_set_id, None)
@@ -338,7 +362,7 @@ async def _set_published(
     update = (
         sa.update(table)
         .where(table.c.merchant_id == merchant, table.c.id == rule_set_id)
-        .values(published=number)
+        .values(published=number, version=table.c.version + 1)
         .returning(table)
     )
     row: sa.RowMapping = (await connection.execute(update)).mappings().one()

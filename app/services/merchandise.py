@@ -23,6 +23,7 @@ from app.domain.rule import (
     Rule,
     RuleSet,
     RuleSetDraft,
+    RuleSetSummary,
     RuleSetVersion,
 )
 from app.domain.rule_check import check, too_many
@@ -37,7 +38,7 @@ class RuleSetStore(Protocol):
 
     async def page(
         self, merchant: MerchantId, *, after: str | None, limit: int
-    ) -> Sequence[RuleSetDraft]: ...
+    ) -> Sequence[RuleSetSummary]: ...
 
     async def get(self, merchant: MerchantId, rule_set_id: str) -> RuleSetDraft: ...
 
@@ -84,6 +85,7 @@ class RuleSetStore(Protocol):
         merchant: MerchantId,
         rule_set_id: str,
         number: int,
+        expected: frozenset[int] | None,
         actor: str,
         reason: str,
         check: Check,
@@ -92,7 +94,12 @@ class RuleSetStore(Protocol):
         ...
 
     async def withdraw(
-        self, merchant: MerchantId, rule_set_id: str, actor: str, reason: str
+        self,
+        merchant: MerchantId,
+        rule_set_id: str,
+        expected: frozenset[int] | None,
+        actor: str,
+        reason: str,
     ) -> RuleSetDraft:
         """No version is in force any more."""
         ...
@@ -124,7 +131,7 @@ class Merchandise:
 
     async def page(
         self, merchant: MerchantId, *, after: str | None, limit: int
-    ) -> Sequence[RuleSetDraft]:
+    ) -> Sequence[RuleSetSummary]:
         return await self._store.page(merchant, after=after, limit=limit)
 
     async def get(self, merchant: MerchantId, rule_set_id: str) -> RuleSetDraft:
@@ -247,26 +254,39 @@ class Merchandise:
         )
 
     async def roll_back(
-        self, merchant: MerchantId, rule_set_id: str, number: int, actor: str, reason: str
+        self,
+        merchant: MerchantId,
+        rule_set_id: str,
+        number: int,
+        expected: frozenset[int] | None,
+        actor: str,
+        reason: str,
     ) -> RuleSetVersion:
         """
         Raises:
             NotFound: there is no such rule set or version.
+            PreconditionFailed: it has another version than those expected.
             InvalidInput: the version cannot be evaluated any more, naming each wrong part.
         """
         return await self._store.roll_back(
-            merchant, rule_set_id, number, actor, reason, self._checker(merchant)
+            merchant, rule_set_id, number, expected, actor, reason, self._checker(merchant)
         )
 
     async def withdraw(
-        self, merchant: MerchantId, rule_set_id: str, actor: str, reason: str
+        self,
+        merchant: MerchantId,
+        rule_set_id: str,
+        expected: frozenset[int] | None,
+        actor: str,
+        reason: str,
     ) -> RuleSetDraft:
         """
         Raises:
             NotFound: there is no such rule set.
+            PreconditionFailed: it has another version than those expected.
             Conflict: none of its versions is in force.
         """
-        return await self._store.withdraw(merchant, rule_set_id, actor, reason)
+        return await self._store.withdraw(merchant, rule_set_id, expected, actor, reason)
 
     async def versions(
         self, merchant: MerchantId, rule_set_id: str, *, before: int | None, limit: int
