@@ -58,6 +58,11 @@ class BoundedCache(Generic[K, V]):
                     found[i] = self.get(keys[i])
         return found
 
+    def holds(self, keys: Sequence[K]) -> list[bool]:
+        """Which keys are held; does not count as use."""
+        young, old = self._young, self._old
+        return [key in young or key in old for key in keys]
+
     def put(self, key: K, entry: V) -> None:
         self.drop(key)
         size = self._size(entry)

@@ -65,6 +65,9 @@ BROUGHT: Final = 255
 # A column of each source's number, of which pools take the beginning. A chain has 8 at most.
 _SOURCES: Final = tuple(np.full(MAX_CANDIDATES, source, np.uint8) for source in range(8))
 
+AtHand = Callable[[IntArray], BoolArray]
+"""Which rows can be shown without asking anybody."""
+
 Admits = Callable[[IntArray], BoolArray]
 """Which rows (>= 0) the request itself allows: available, its filters, no seed, not seen, ..."""
 
@@ -146,8 +149,8 @@ class Exclusions:
 class Selection:
     """One request's choice. Strategies' candidates are offered to it in the chain's order."""
 
-    __slots__ = ("_examined", "_exclusions", "_filters", "_index", "_left_out_before", "_pools",
-                 "_ruling", "_trace", "count", "left_out", "want")  # fmt: skip
+    __slots__ = ("_at_hand", "_examined", "_exclusions", "_filters", "_index", "_left_out_before",
+                 "_pools", "_ruling", "_trace", "count", "left_out", "want")  # fmt: skip
 
     def __init__(
         self,
@@ -156,6 +159,7 @@ class Selection:
         *,
         filters: CompiledExpression | None = None,
         exclusions: Exclusions | None = None,
+        at_hand: AtHand | None = None,
         ruling: Ruling | None = None,
         trace: Trace | None = None,
     ) -> None:
@@ -166,6 +170,7 @@ class Selection:
         self._index = index
         self._filters = filters
         self._exclusions = exclusions if exclusions is not None and len(exclusions) else None
+        self._at_hand = at_hand
         self._ruling = ruling
         self._trace = trace
         self._pools: list[Pool] = []
@@ -176,7 +181,8 @@ class Selection:
         want = self.want + (0 if self._exclusions is None else len(self._exclusions))
         if self._ruling is not None:
             return min(want * max(overfetch, self._ruling.overfetch), MAX_CANDIDATES)
-        return min(want * overfetch if self._filters is not None else want + 10, MAX_CANDIDATES)
+        chooses = self._filters is not None or self._at_hand is not None
+        return min(want * overfetch if chooses else want + 10, MAX_CANDIDATES)
 
     def offer(self, rows: IntArray, candidates: Candidates, source: int, keep_at_most: int) -> int:
         """Take what qualifies of a strategy's candidates (`rows` are theirs), at most
@@ -249,6 +255,8 @@ class Selection:
             keep = keep & self._filters.mask(rows)
         if self._exclusions is not None:
             keep = keep & np.isin(rows, self._exclusions.rows, invert=True)
+        if self._at_hand is not None:
+            keep = keep & self._at_hand(rows)
         return keep
 
     def _qualify(self, rows: IntArray, scores: FloatArray, source: int) -> BoolArray:
@@ -263,6 +271,10 @@ class Selection:
         if self._pools or (self._exclusions is not None and self._exclusions.touch(rows)):
             keep = self._exclude(rows, keep)
             left = int(np.count_nonzero(keep))
+        if self._at_hand is not None:
+            before = keep
+            keep = keep & self._at_hand(rows)
+            left = self._note(LeftOut.UNRENDERED, keep, left, rows, before)
         kept = None if self._ruling is None else self._ruling.keeps(rows, scores, source)
         if kept is not None:
             before = keep

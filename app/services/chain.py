@@ -78,6 +78,7 @@ class Chain:
             asked.want,
             filters=asked.filters,
             exclusions=asked.exclusions,
+            at_hand=asked.at_hand,
             ruling=asked.ruling,
             trace=asked.trace,
         )
@@ -111,7 +112,7 @@ class Chain:
                 why = failure.value
             if source == 0 and why is not None and asked.fallback is None:
                 asked.fallback = why
-        return more
+        return more or selection.count >= need  # then some that qualify may not have been taken
 
     async def _ask(
         self, asked: PodRequest, selection: Selection, source: int, model: ServedModel, need: int

@@ -19,7 +19,7 @@ from app.domain.expression import (
 )
 from app.domain.pod import MAX_RESULTS
 from app.domain.recommendation import RecommendationRequest
-from app.domain.selection import Exclusions, Pool, Ruling, Trace
+from app.domain.selection import AtHand, Exclusions, Pool, Ruling, Trace
 from app.domain.variations_map import parse_variations_map
 from app.services.answer import Format
 from app.services.shopper_history import NOTHING, Recent
@@ -42,6 +42,7 @@ class PodRequest:
     seeds: IntArray  # rows; -1: unknown items
     history: Recent = NOTHING
     exclusions: Exclusions = field(default_factory=Exclusions)
+    at_hand: AtHand | None = None  # set where only what it says can be shown
     ruling: Ruling | None = None
     trace: Trace | None = None
     degraded: list[str] = field(default_factory=list)  # what it went without

@@ -6,6 +6,8 @@ import asyncio
 import math
 import time
 from collections.abc import Sequence
+from dataclasses import replace
+from operator import or_
 from typing import Any, Final, Protocol
 
 import msgspec
@@ -17,15 +19,14 @@ from app.domain.catalogue import ItemFeatures, ItemId, Section
 from app.domain.errors import Unavailable
 from app.domain.merchant import MerchantId
 from app.domain.rendered import render
-from app.domain.selection import LeftOut
 from app.services.chain import Chain
 from app.services.pod_request import Chosen, PodRequest
 from app.telemetry.metrics import Metrics
-from vitrine_sdk import IntArray
+from vitrine_sdk import BoolArray, IntArray
 
 log = structlog.get_logger()
 
-_ROUNDS: Final = 4  # of choosing again without what cannot be shown
+_SHARE: Final = 0.7  # of the time left, that waiting for the store may take
 _encode = msgspec.json.Encoder().encode
 
 
@@ -66,18 +67,32 @@ class Showing:
         """The items' JSON, each without its closing brace. What cannot be shown is replaced by what
         can; where nothing can, items are shown by what the index knows of them."""
         fetched: dict[int, bytes] = {}
-        bare = chosen
-        for round_ in range(_ROUNDS):
-            items, missing = self._at_hand(asked, chosen.pool.rows, fetched)
-            if missing and not round_:
-                await self._fetch(asked, missing, fetched)
-                items, missing = self._at_hand(asked, chosen.pool.rows, fetched)
-            if not missing:
-                if len(items) or not len(bare.pool):
-                    return chosen, items
-                break
-            asked.exclusions.add(np.array(missing, np.int32), LeftOut.UNRENDERED)
-            chosen = await self._chain.choose(asked)
+        items, missing = self._at_hand(asked, chosen.pool.rows, fetched)
+        if not missing:
+            return chosen, items
+        await self._fetch(asked, missing, fetched)
+        items, missing = self._at_hand(asked, chosen.pool.rows, fetched)
+        if not missing:
+            return chosen, items
+        if not fetched and asked.format is not None:
+            # Without the hidden fields rather than not at all.
+            asked.format = replace(asked.format, hidden_fields=())
+        index, format_ = asked.served.index, asked.format
+        only_fetched = format_ is not None and format_.needs_features
+
+        def at_hand(rows: IntArray) -> BoolArray:
+            listed = rows.tolist()
+            held = [row in fetched for row in listed]
+            if not only_fetched:
+                kept = index.rendered.holds([index.base + row for row in listed])
+                held = list(map(or_, held, kept))
+            return np.array(held, np.bool_)
+
+        asked.at_hand = at_hand
+        bare, chosen = chosen, await self._chain.choose(asked)
+        items, missing = self._at_hand(asked, chosen.pool.rows, fetched)
+        if items and not missing:
+            return chosen, items
         asked.went_without("features")
         return bare, self._bare(asked, bare.pool.rows)
 
@@ -114,7 +129,8 @@ class Showing:
             return
         revision = index.revision
         try:
-            async with asyncio.timeout_at(asked.deadline):
+            # Some of the time is left for choosing again without what did not come.
+            async with asyncio.timeout_at(now + (asked.deadline - now) * _SHARE):
                 answers = await self._features.features(
                     asked.snapshot.merchant,
                     asked.served.pod.section,
