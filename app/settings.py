@@ -73,6 +73,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """A folder on a volume that outlives the process, where events are kept while PostgreSQL is
     away. None: they are refused with 503 meanwhile."""
     event_spool_bytes: Positive = 1024 * 1024 * 1024
+    train_schedule: str = "0 3 * * *"
+    """When the worker trains everything anew: cron, UTC. Empty: never by the clock."""
+    worker_jobs: Positive = 2
+    """Jobs that a worker process does at the same time."""
     max_body_bytes: Positive = 8 * 1024 * 1024
     max_upload_bytes: Positive = 4 * 1024 * 1024 * 1024
     trusted_proxies: str = ""

@@ -1,0 +1,73 @@
+"""`vitrine worker`: trainings, imports and retention, off the server processes."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+
+import click
+
+from app.cli.wiring import opened_settings, wire
+from app.domain.errors import VitrineError
+from app.domain.task import TRAINING
+from app.embedded import EmbeddedError
+from app.jobs.queue import JobQueue
+from app.jobs.worker import Periodic, Worker
+from app.settings import Settings
+from app.telemetry import logs
+
+RETENTION_CRON = "17 * * * *"  # hourly, away from the full hour
+
+
+@click.command(epilog="Example: vitrine worker")
+@click.option("--until-idle", is_flag=True, help="End when nothing is left to do.")
+@click.option(
+    "--grace", default=30.0, show_default=True, help="Seconds for running jobs at a stop."
+)
+def worker(until_idle: bool, grace: float) -> None:
+    """Do what takes long until SIGTERM or Ctrl-C: trainings, imports, what is done by the clock.
+
+    Any number of workers may run. At a stop, running jobs may end; what lasts longer is broken off
+    and begun again by the next worker, as is a job whose worker was killed.
+    """
+    try:
+        with opened_settings() as settings:
+            output = logs.configure(settings.log_level)
+            output.start()
+            try:
+                asyncio.run(_work(settings, until_idle, grace))
+            finally:
+                output.close()
+    except VitrineError as error:
+        raise click.ClickException(error.message) from None
+    except EmbeddedError as error:
+        raise click.ClickException(str(error)) from None
+
+
+async def _work(settings: Settings, until_idle: bool, grace: float) -> None:
+    container = wire(settings)
+    jobs = settings.worker_jobs
+    # A connection for each job's end, one that listens, and those of the clock.
+    queue = JobQueue(settings.database_url or "", pool=jobs + 3)
+    periodic = [Periodic("retention", RETENTION_CRON, container.retention().run)]
+    if settings.train_schedule:
+        train_all = container.training_tasks().train_all
+        periodic.append(Periodic("schedule_training", settings.train_schedule, train_all))
+    doing = Worker(
+        queue,
+        {TRAINING: container.training_tasks().run},
+        periodic,
+        concurrency=jobs,
+        grace=grace,
+    )
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, doing.stop)
+    await queue.open()
+    await container.job_queue().open()
+    try:
+        await doing.run(until_idle=until_idle)
+    finally:
+        await container.job_queue().close()
+        await queue.close()
+        await container.database().close()
