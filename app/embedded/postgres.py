@@ -162,6 +162,8 @@ class EmbeddedPostgres:
             _remove_place(place)
             place.mkdir(parents=True, mode=0o755)
             (place / "home").write_text(str(link))
+            if link.is_dir() and not link.is_symlink():
+                shutil.move(link, data)  # `home` was open to the account, and is no longer
             link.unlink(missing_ok=True)
             link.symlink_to(data)
         if self._sockets is not None and self._sockets.is_relative_to(self._home.resolve()):
@@ -231,6 +233,8 @@ class EmbeddedPostgres:
         """Makes the data directory, whole or not at all: a kill in between leaves `.new`."""
         fresh = data.with_name(data.name + ".new")
         shutil.rmtree(fresh, ignore_errors=True)
+        if data.is_symlink():
+            data.unlink()
         shutil.rmtree(data, ignore_errors=True)
         fresh.mkdir(mode=0o700)
         self._claim(fresh)
