@@ -29,7 +29,8 @@ from app.http.storefront import Storefront, result_ids
 from app.plugins.runner import StrategyRunner
 from app.services.recommend import Recommend, ServedSample
 from app.services.serving import LoadedModel, Serving
-from app.services.shopper_history import Histories
+from app.services.shopper_history import Histories, HistoryReader
+from app.services.showing import FeatureReader
 from app.telemetry.metrics import Metrics
 from app.telemetry.output import Output
 from vitrine_sdk import NO_CANDIDATES, Candidates, Context, EventType, Needs
@@ -225,6 +226,8 @@ class RecommendingShop:
         origins: tuple[str, ...] = (),
         runner_options: Mapping[str, Any] | None = None,
         prefill: bool = True,
+        history_reader: HistoryReader | None = None,
+        feature_reader: FeatureReader | None = None,
     ) -> None:
         self.items = [product(n) for n in range(items)] if isinstance(items, int) else list(items)
         self.published = Published()
@@ -240,11 +243,11 @@ class RecommendingShop:
         self.metrics = Metrics()
         self.serving = Serving(self.published, self.published, self.indexes)
         self.runner = StrategyRunner(self.metrics, **(runner_options or {}))
-        self.histories = Histories(self.history)
+        self.histories = Histories(history_reader or self.history)
         self.service = Recommend(
             self.runner,
             self.histories,
-            self.features,
+            feature_reader or self.features,
             self.samples,
             self.metrics,
             random=lambda: 0.5,
