@@ -11,6 +11,7 @@ table costs catalogue rows.
 
 from __future__ import annotations
 
+import socket
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Final
@@ -28,9 +29,17 @@ _SCOPE_AND_TIMEOUT: Final = sa.text(
     "SELECT set_config('vitrine.merchant', :merchant, true),"
     " set_config('statement_timeout', :timeout, true)"
 )
+# After a failover, a connection may still lead to the old primary, which takes no writes now.
+_READ_ONLY: Final = "25006"
 # SQLSTATE classes and codes that pass by themselves; the same call may succeed a moment later.
 _PASSING_CLASSES: Final = frozenset({"08", "40", "53", "57", "58"})
-_PASSING_CODES: Final = frozenset({"55P03", "25006"})  # lock timeout; a standby after a failover
+_PASSING_CODES: Final = frozenset({"55P03", _READ_ONLY})  # lock timeout
+_KEEPALIVE: Final = {
+    "TCP_KEEPIDLE": 15,  # seconds
+    "TCP_KEEPINTVL": 5,
+    "TCP_KEEPCNT": 3,
+    "TCP_USER_TIMEOUT": 30_000,  # milliseconds
+}
 
 
 class Database:
@@ -99,8 +108,13 @@ class Database:
                         )
                 except OSError as error:
                     raise _unavailable() from error
-                yield connection
-                await connection.commit()
+                try:
+                    yield connection
+                    await connection.commit()
+                except sa.exc.DBAPIError as error:
+                    if getattr(error.orig, "sqlstate", None) == _READ_ONLY:
+                        await connection.invalidate()  # the next one is opened anew
+                    raise
 
 
 def connect(
@@ -148,7 +162,7 @@ def engine(
 
     async def open_connection() -> Any:
         try:
-            return await asyncpg.connect(
+            connection = await asyncpg.connect(
                 dsn,
                 timeout=connect_timeout,
                 server_settings={
@@ -161,6 +175,8 @@ def engine(
             )
         except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
             raise _unavailable() from error
+        _notice_silence(connection)
+        return connection
 
     made = create_async_engine(
         "postgresql+asyncpg://",
@@ -179,6 +195,18 @@ def engine(
             raise sa.exc.DisconnectionError
 
     return made
+
+
+def _notice_silence(connection: asyncpg.Connection) -> None:
+    """Has the kernel give up on a peer that no longer answers, after half a minute instead of a
+    quarter of an hour: statement_timeout is the peer's own clock. asyncpg has no option for it."""
+    peer = connection._transport.get_extra_info("socket")  # noqa: SLF001
+    if peer.family not in (socket.AF_INET, socket.AF_INET6):
+        return
+    peer.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in _KEEPALIVE.items():
+        if hasattr(socket, name):  # not on every system
+            peer.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
 def libpq_url(url: str) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+from urllib.parse import parse_qs, urlsplit
 
 import psycopg
 import pytest
@@ -11,7 +13,7 @@ import sqlalchemy as sa
 from app.domain.errors import Unavailable
 from app.domain.merchant import MerchantId
 from app.postgres import tables
-from app.postgres.database import Database, connect, copy, libpq_url, stage
+from app.postgres.database import Database, connect, copy, libpq_url, raw, stage
 
 SHOP = MerchantId("shop")
 
@@ -151,6 +153,61 @@ async def test_connections_that_die_while_idle_are_not_handed_out(
     for _ in range(20):  # until the loop has read the end of the socket
         await asyncio.sleep(0.01)
     assert await pid() != before
+
+
+async def test_a_connection_to_a_demoted_primary_is_given_up(
+    database_url: str, shop: MerchantId
+) -> None:
+    database = connect(database_url, pool=1)
+    pids = []
+
+    async def write(*, demoted: bool) -> None:
+        async with database.merchant(shop) as connection:
+            pids.append(await connection.scalar(sa.text("SELECT pg_backend_pid()")))
+            if demoted:
+                await connection.execute(sa.text("SET TRANSACTION READ ONLY"))
+            await connection.execute(_section("a"))
+
+    try:
+        with pytest.raises(Unavailable):
+            await write(demoted=True)
+        await write(demoted=False)
+    finally:
+        await database.close()
+    assert pids[0] != pids[1]
+
+
+async def test_a_network_connection_notices_that_its_peer_is_gone(database_url: str) -> None:
+    """Over TCP, by way of a relay to the socket that the tests' PostgreSQL may listen on."""
+    parts = urlsplit(database_url)
+    directory = parse_qs(parts.query).get("host", [""])[0]
+    if not directory.startswith("/"):
+        pytest.skip("the tests' PostgreSQL is not on a Unix socket")
+
+    async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65536):
+            writer.write(data)
+        writer.close()
+
+    async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there = await asyncio.open_unix_connection(f"{directory}/.s.PGSQL.5432")
+        await asyncio.gather(pump(reader, there[1]), pump(there[0], writer))
+
+    server = await asyncio.start_server(relay, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    database = connect(
+        f"postgresql://{parts.username}@127.0.0.1:{port}{parts.path}?sslmode=disable", pool=1
+    )
+    try:
+        async with database.system() as connection:
+            driver = await raw(connection)
+            peer = driver._transport.get_extra_info("socket")
+            assert peer.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+            assert peer.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 30_000
+            assert peer.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 15
+    finally:
+        await database.close()
+        server.close()
 
 
 @pytest.mark.parametrize(
