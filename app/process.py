@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, Final
 
 import structlog
@@ -16,6 +16,7 @@ from app.domain.errors import VitrineError
 from app.http.application import build
 from app.http.health import Check, HealthHandler, Readiness
 from app.http.metrics import MetricsHandler
+from app.http.operation import Operation
 from app.http.server import Limits, Place
 from app.settings import Settings
 
@@ -27,7 +28,9 @@ LONGEST_PAUSE: Final = 2.0  # seconds between two tries while a store is away
 class ServingProcess:
     """Implements `app.http.server.Service`."""
 
-    def __init__(self, container: Container, place: Place) -> None:
+    def __init__(
+        self, container: Container, place: Place, also: Sequence[Operation] = ()
+    ) -> None:
         self._container = container
         self._waiting: dict[str, str] = {}  # for what the start waits, and why
         self._tasks: list[asyncio.Task[None]] = []
@@ -47,6 +50,7 @@ class ServingProcess:
             )
         )
         operations = [
+            *also,
             *HealthHandler(self.readiness).operations(),
             *MetricsHandler(place.metrics, place.metrics_directory).operations(),
         ]
@@ -157,13 +161,16 @@ class ServingProcess:
         return "; ".join(f"{one.name}: {one.reason}" for one in broken) or None
 
 
-def build_service(settings: Settings, place: Place) -> ServingProcess:
+def build_service(
+    settings: Settings, place: Place, also: Sequence[Operation] = ()
+) -> ServingProcess:
     """What `vitrine serve` runs in each process. Within its event loop, after the fork.
 
     Args:
         settings: with the stores' URLs filled in.
+        also: further operations to serve: the demo's shop page.
     """
     container = Container(
         settings=providers.Object(settings), metrics=providers.Object(place.metrics)
     )
-    return ServingProcess(container, place)
+    return ServingProcess(container, place, also)
