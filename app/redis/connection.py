@@ -57,8 +57,9 @@ class RedisConnection:
         else:
             if not url.startswith("unix:"):
                 options |= {"socket_connect_timeout": connect_timeout, "socket_keepalive": True}
-            self.client = redis.Redis(
-                connection_pool=redis.BlockingConnectionPool.from_url(
+            # from_pool: the client owns the pool, and closes its connections with itself.
+            self.client = redis.Redis.from_pool(
+                redis.BlockingConnectionPool.from_url(
                     url, max_connections=pool, timeout=timeout, **options
                 )
             )
