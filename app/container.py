@@ -201,7 +201,7 @@ class Container(containers.DeclarativeContainer):
         TrainingRequests, tasks, job_queue, strategy_configuration_store
     )
     training_tasks = providers.Singleton(
-        TrainingTasks, tasks, training, training_requests, configuration_reader
+        TrainingTasks, tasks, training, training_requests, configuration_reader, job_queue
     )
     retention = providers.Singleton(
         Retention,

@@ -110,6 +110,7 @@ class Process:
             ),
             trainings,
             reader,
+            queue,
         )
         idempotency = Idempotency(IdempotencyKeyStore(database))
         metrics = Metrics()

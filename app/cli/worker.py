@@ -49,13 +49,16 @@ async def _work(settings: Settings, until_idle: bool, grace: float) -> None:
     jobs = settings.worker_jobs
     # A connection for each job's end, one that listens, and those of the clock.
     queue = JobQueue(settings.database_url or "", pool=jobs + 3)
-    periodic = [Periodic("retention", RETENTION_CRON, container.retention().run)]
+    trainings = container.training_tasks()
+    periodic = [
+        Periodic("retention", RETENTION_CRON, container.retention().run),
+        Periodic("close_abandoned", "*/10 * * * *", trainings.close_abandoned),
+    ]
     if settings.train_schedule:
-        train_all = container.training_tasks().train_all
-        periodic.append(Periodic("schedule_training", settings.train_schedule, train_all))
+        periodic.append(Periodic("train", settings.train_schedule, trainings.train_all))
     doing = Worker(
         queue,
-        {TRAINING: container.training_tasks().run},
+        {TRAINING: trainings.run},
         periodic,
         concurrency=jobs,
         grace=grace,

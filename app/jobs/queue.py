@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import procrastinate
@@ -64,6 +64,21 @@ class JobQueue:
             await job.defer_async(**args)
         except (exceptions.ConnectorException, exceptions.AppNotOpen, psycopg.Error) as error:
             raise _unavailable() from error
+
+    async def pending(self, name: str) -> Sequence[Mapping[str, Any]]:
+        """The arguments of the jobs of this name that wait or run.
+
+        Raises:
+            Unavailable: the queue is away.
+        """
+        found: list[Mapping[str, Any]] = []
+        try:
+            for status in ("todo", "doing"):
+                jobs = await self.app.job_manager.list_jobs_async(task=name, status=status)
+                found += [job.task_kwargs for job in jobs]
+        except (exceptions.ConnectorException, exceptions.AppNotOpen, psycopg.Error) as error:
+            raise _unavailable() from error
+        return found
 
 
 def _unavailable() -> Unavailable:

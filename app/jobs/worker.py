@@ -39,6 +39,15 @@ class Periodic:
     handler: Callable[[], Awaitable[None]]
 
 
+@dataclass(frozen=True, slots=True)
+class Repeated:
+    """What every worker does again and again, a pause between: look for work of another kind."""
+
+    name: str
+    seconds: float
+    handler: Callable[[], Awaitable[object]]
+
+
 class Worker:
     """
     Args:
@@ -53,11 +62,13 @@ class Worker:
         queue: JobQueue,
         handlers: Mapping[str, Handler],
         periodic: Sequence[Periodic] = (),
+        repeated: Sequence[Repeated] = (),
         *,
         concurrency: int = 2,
         grace: float = 30.0,
     ) -> None:
         self._app = queue.app
+        self._repeated = repeated
         self._concurrency = concurrency
         self._grace = grace
         self._stopping = asyncio.Event()
@@ -80,6 +91,29 @@ class Worker:
         Args:
             until_idle: return when there is nothing to do any more.
         """
+        repeating = (
+            []
+            if until_idle
+            else [asyncio.ensure_future(self._again_and_again(one)) for one in self._repeated]
+        )
+        try:
+            await self._do_jobs(until_idle)
+        finally:
+            if repeating:
+                self._stopping.set()
+                await asyncio.gather(*repeating)
+
+    async def _again_and_again(self, one: Repeated) -> None:
+        while not self._stopping.is_set():
+            try:
+                await one.handler()
+            except Unavailable as error:
+                log.warning("repeated_put_off", task=one.name, reason=error.message)
+            except Exception:  # the next turn may do better
+                log.exception("repeated_failed", task=one.name)
+            await _first(self._stopping.wait(), asyncio.sleep(one.seconds))
+
+    async def _do_jobs(self, until_idle: bool) -> None:
         pause = 1.0
         while not self._stopping.is_set():
             working = asyncio.ensure_future(

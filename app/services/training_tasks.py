@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import structlog
 
 from app.domain.catalogue import Section
-from app.domain.errors import FieldError, InvalidInput, VitrineError
+from app.domain.errors import FieldError, InvalidInput, Unavailable, VitrineError
 from app.domain.merchant import MerchantId
 from app.domain.pod import StrategyConfiguration
 from app.domain.task import TRAINING, Rejection, Task, TaskStatus
@@ -16,6 +17,8 @@ from app.services.ingest_ports import TaskQueue
 from app.services.train import StrategyConfigurationSource, Trained, Training
 
 log = structlog.get_logger()
+
+_ENQUEUED_WITHIN: Final = 60.0  # seconds from a task to its job
 
 
 class TrainingTaskStore(Protocol):
@@ -50,6 +53,14 @@ class TrainingTaskStore(Protocol):
         counts: Mapping[str, int],
         rejections: Sequence[Rejection] = (),
     ) -> Task: ...
+
+    async def unfinished(self, merchant: MerchantId, type: str) -> list[Task]: ...  # noqa: A002
+
+
+class PendingJobs(Protocol):
+    async def pending(self, name: str) -> Sequence[Mapping[str, Any]]:
+        """The arguments of the jobs of this name that wait or run."""
+        ...
 
 
 class MerchantSource(Protocol):
@@ -128,7 +139,9 @@ class TrainingTasks:
         training: Training,
         requests: TrainingRequests,
         merchants: MerchantSource,
+        jobs: PendingJobs,
     ) -> None:
+        self._jobs = jobs
         self._tasks = tasks
         self._training = training
         self._requests = requests
@@ -151,9 +164,15 @@ class TrainingTasks:
                 actor=task.input["actor"],
                 publish=task.input["publish"],
             )
-        except InvalidInput as error:
+        except Unavailable:
+            raise
+        except VitrineError as error:  # a configuration was deleted meanwhile
             await self._tasks.fail(mine, task_id, error=error.message, counts={})
             return
+        except Exception:
+            reason = "an error within the server: its log has the reason"
+            await self._tasks.fail(mine, task_id, error=reason, counts={})
+            raise
         await self._end(mine, task_id, results)
 
     async def _end(self, merchant: MerchantId, task_id: int, results: Sequence[Trained]) -> None:
@@ -169,6 +188,19 @@ class TrainingTasks:
             )
         else:
             await self._tasks.done(merchant, task_id, counts=counts, rejections=rejections)
+
+    async def close_abandoned(self) -> None:
+        """Ends tasks that no job stands for any more: given up after too many attempts, or never
+        enqueued, for their process died before."""
+        pending = {(job["merchant"], job["task_id"]) for job in await self._jobs.pending(TRAINING)}
+        for merchant in await self._merchants.versions():
+            for task in await self._tasks.unfinished(merchant, TRAINING):
+                young = time.time() - task.created_at < _ENQUEUED_WITHIN
+                if not young and (merchant, task.id) not in pending:
+                    log.error("training_abandoned", merchant=merchant, task_id=task.id)
+                    await self._tasks.fail(
+                        merchant, task.id, error="was given up: start it again", counts={}
+                    )
 
     async def train_all(self) -> None:
         """By the clock: a training of everything that each merchant has configured."""

@@ -15,7 +15,7 @@ from app.domain.merchant import MerchantId
 from app.domain.pod import StrategyConfiguration
 from app.domain.task import TRAINING, TaskStatus
 from app.jobs.queue import JobQueue
-from app.jobs.worker import Periodic, Worker
+from app.jobs.worker import Periodic, Repeated, Worker
 from app.plugins.artefacts import ArtefactStore
 from app.plugins.discovery import discover
 from app.plugins.fitting import ChildFitter
@@ -44,6 +44,7 @@ class Shop:
     def __init__(self, database: Database, queue: JobQueue, merchant: MerchantId, home: Path):
         store = ArtefactStore(str(home / "artefacts"), home / "cache")
         self.merchant = merchant
+        self.database = database
         self.tasks = Tasks(database)
         self.configurations = StrategyConfigurationStore(database)
         self.reader = ConfigurationReader(database)
@@ -64,6 +65,7 @@ class Shop:
             ),
             self.requests,
             self.reader,
+            queue,
         )
 
     async def configure(self, name: str, strategy: str, **config: Any) -> None:
@@ -120,6 +122,53 @@ async def test_the_schedule_trains_every_merchant_that_has_something_to_train(
     tasks, _, _ = await shop.tasks.page(shop.merchant, limit=10)
     assert [(task.type, task.input["actor"]) for task in tasks] == [(TRAINING, "schedule")]
     assert (await shop.tasks.page(MerchantId("empty"), limit=10))[0] == []
+
+
+async def test_a_task_that_no_job_stands_for_is_ended(shop: Shop, queue: JobQueue) -> None:
+    await shop.configure("new", "newest")
+    lost = await shop.tasks.create(shop.merchant, TRAINING, section=None, input={})
+    waiting = await shop.requests.request(shop.merchant, actor="tok_1")
+    await shop.trainings.close_abandoned()  # both are young
+    assert (await shop.tasks.get(shop.merchant, lost.id)).status is TaskStatus.QUEUED
+    async with shop.database.merchant(shop.merchant) as connection:
+        await (await raw(connection)).execute(
+            "UPDATE task SET created_at = now() - interval '1 hour'"
+        )
+    await shop.trainings.close_abandoned()
+    assert (await shop.tasks.get(shop.merchant, lost.id)).status is TaskStatus.FAILED
+    assert (await shop.tasks.get(shop.merchant, waiting.id)).status is TaskStatus.QUEUED
+
+
+async def test_a_configuration_that_is_deleted_meanwhile_fails_its_task(
+    shop: Shop, queue: JobQueue
+) -> None:
+    await shop.configure("new", "newest")
+    task = await shop.requests.request(shop.merchant, actor="tok_1")
+    await shop.configurations.delete(shop.merchant, "new", None, "test")
+    await Worker(queue, {TRAINING: shop.trainings.run}).run(until_idle=True)
+    done = await shop.tasks.get(shop.merchant, task.id)
+    assert (done.status, done.error) == (
+        TaskStatus.FAILED,
+        "there is no strategy configuration 'new'; there are: none",
+    )
+
+
+async def test_what_is_repeated_goes_on_after_a_failure(queue: JobQueue) -> None:
+    calls = []
+    enough = asyncio.Event()
+
+    async def handler() -> None:
+        calls.append(1)
+        if len(calls) == 3:
+            enough.set()
+        raise Unavailable("away") if len(calls) == 1 else ValueError("no")
+
+    worker = Worker(queue, {}, repeated=[Repeated("look", 0.01, handler)])
+    running = asyncio.create_task(worker.run())
+    async with asyncio.timeout(30):
+        await enough.wait()
+    worker.stop()
+    await running
 
 
 async def test_a_queue_that_is_closed_is_unavailable_and_leaves_a_failed_task(
