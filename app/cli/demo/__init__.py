@@ -1,0 +1,5 @@
+"""`vitrine demo`: a whole shop from one command."""
+
+from app.cli.demo.command import demo
+
+__all__ = ["demo"]
