@@ -169,7 +169,7 @@ class CompiledExpression:
         """The same of every row of the index; made once a revision. Write to no element of it."""
         index = self._index
         if self._all is None or self._all_of != (index.revision, len(index)):
-            self._all = self._evaluate(np.arange(len(index), dtype=np.int32))
+            self._all = self._evaluate(slice(len(index)))
             self._all_of = (index.revision, len(index))
         return self._all
 
@@ -204,6 +204,9 @@ class Expressions:
         return found
 
 
+Rows = IntArray | slice  # a slice of all rows costs no look-up of each
+
+
 class _Term:
     """A leaf: a table of flags over a column's codes, made again when the column has new codes."""
 
@@ -215,10 +218,10 @@ class _Term:
         self._column: Column | None = None
         self._table: Table = np.zeros(0, np.bool_)
 
-    def __call__(self, rows: IntArray) -> BoolArray:
+    def __call__(self, rows: Rows) -> BoolArray:
         column = self._index.columns.get(self._term.name)
         if column is None:
-            return np.zeros(len(rows), np.bool_)
+            return np.zeros(len(self._index.changed[rows]), np.bool_)
         if column is not self._column or len(self._table) != column.size:
             self._column, self._table = column, self._tabulate(column)
         return self._table[column.codes[rows]]
@@ -249,9 +252,9 @@ class _PriceTerm:
             )
         ]
 
-    def __call__(self, rows: IntArray) -> BoolArray:
+    def __call__(self, rows: Rows) -> BoolArray:
         price = self._index.price[rows]
-        mask = np.zeros(len(rows), np.bool_)
+        mask = np.zeros(len(price), np.bool_)
         for low, high in self._ranges:
             mask |= (price >= low) & (price <= high)
         return mask
@@ -263,7 +266,7 @@ class _All:
     def __init__(self, parts: Sequence[Evaluator]) -> None:
         self._parts = parts
 
-    def __call__(self, rows: IntArray) -> BoolArray:
+    def __call__(self, rows: Rows) -> BoolArray:
         mask = self._parts[0](rows)
         for part in self._parts[1:]:
             mask &= part(rows)
@@ -276,7 +279,7 @@ class _Any:
     def __init__(self, parts: Sequence[Evaluator]) -> None:
         self._parts = parts
 
-    def __call__(self, rows: IntArray) -> BoolArray:
+    def __call__(self, rows: Rows) -> BoolArray:
         mask = self._parts[0](rows)
         for part in self._parts[1:]:
             mask |= part(rows)
@@ -289,7 +292,7 @@ class _Inverse:
     def __init__(self, part: Evaluator) -> None:
         self._part = part
 
-    def __call__(self, rows: IntArray) -> BoolArray:
+    def __call__(self, rows: Rows) -> BoolArray:
         return ~self._part(rows)
 
 

@@ -100,17 +100,17 @@ class Column:
         wanted = [v for v in map(self._value_codes.get, texts) if v is not None]
         if not wanted:
             return np.zeros(self.size, np.bool_)
-        values = np.array(self._values, np.int32)
+        values = _view(self._values, np.int32)
         return self._owned(values == wanted[0] if len(wanted) == 1 else np.isin(values, wanted))
 
     def between(self, low: float, high: float) -> Table:
         """Codes with a value v that is a number and low <= v <= high."""
-        numbers = np.array(self._numbers, np.float64)
-        return self._owned(((numbers >= low) & (numbers <= high))[np.array(self._values, np.int32)])
+        numbers = _view(self._numbers, np.float64)
+        return self.where_values((numbers >= low) & (numbers <= high))
 
     def where_values(self, flags: BoolArray) -> Table:
         """Codes with at least one value whose flag (one a value, as in `values`) is set."""
-        return self._owned(flags[np.array(self._values, np.int32)])
+        return self._owned(flags[_view(self._values, np.int32)])
 
     @property
     def values(self) -> Sequence[str]:
@@ -124,7 +124,7 @@ class Column:
 
     def value_codes_of(self, code: int) -> npt.NDArray[np.int32]:
         """Value codes of a code: the indices into `values`."""
-        owners = np.array(self._owners, np.int32)
+        owners = _view(self._owners, np.int32)
         start, end = np.searchsorted(owners, [code, code + 1])
         return np.array(self._values[int(start) : int(end)], np.int32)
 
@@ -135,7 +135,7 @@ class Column:
         """The first value's code of each code; -1 for "has none"."""
         firsts = np.full(self.size, -1, np.int32)
         # Written backwards, so that the first value of each code is the last to be written.
-        firsts[np.array(self._owners, np.int32)[::-1]] = np.array(self._values, np.int32)[::-1]
+        firsts[_view(self._owners, np.int32)[::-1]] = _view(self._values, np.int32)[::-1]
         return firsts
 
     def grow(self, capacity: int) -> None:
@@ -143,7 +143,7 @@ class Column:
 
     def _owned(self, hits: BoolArray) -> Table:
         table = np.zeros(self.size, np.bool_)
-        table[np.array(self._owners, np.int32)[hits]] = True
+        table[_view(self._owners, np.int32)[hits]] = True
         return table
 
     def _value_code(self, text: str) -> int:
@@ -388,6 +388,11 @@ class ItemIndexes:
 
     def __iter__(self) -> Iterator[tuple[MerchantId, Section]]:
         return iter(list(self._indexes))
+
+
+def _view(values: array[Any], dtype: type[np.generic]) -> npt.NDArray[Any]:
+    """The values as they lie. Not to be kept: while there is a view, the values cannot grow."""
+    return np.frombuffer(values, dtype) if values else np.empty(0, dtype)
 
 
 def _grown(old: npt.NDArray[Any], capacity: int, filler: Any) -> npt.NDArray[Any]:
