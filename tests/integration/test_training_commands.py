@@ -1,4 +1,4 @@
-"""`vitrine train`, `vitrine models` and `vitrine worker`, as processes of their own."""
+"""`vitrine train`, `vitrine models`, and `vitrine worker` as a process of its own."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from typing import Any
 
 import msgspec
 import pytest
+from click.testing import CliRunner, Result
 
+from app.cli import vitrine
 from app.domain.pod import StrategyConfiguration
 from app.domain.task import TaskStatus
 from app.jobs.queue import JobQueue
@@ -22,6 +24,7 @@ from app.postgres.database import Database, raw
 from app.postgres.strategy_configurations import StrategyConfigurationStore
 from app.postgres.tasks import Tasks
 from app.services.training_tasks import TrainingRequests
+from app.telemetry import logs
 
 VITRINE = Path(sys.executable).with_name("vitrine")
 
@@ -39,16 +42,10 @@ class Shop:
         store = StrategyConfigurationStore(self.database)
         await store.create(self.merchant, configuration, "test")
 
-    def run(self, *command: str, code: int = 0) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run(
-            [VITRINE, *command],
-            env=self.environment,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=120,
-        )
-        assert done.returncode == code, done.stdout + done.stderr
+    async def run(self, *command: str, code: int = 0) -> Result:
+        """A command, in a thread: it has an event loop of its own."""
+        done = await asyncio.to_thread(CliRunner().invoke, vitrine, command, env=self.environment)
+        assert done.exit_code == code, done.output
         return done
 
 
@@ -60,7 +57,9 @@ async def shop(
     redis_url: str,
     merchant: Any,
     tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> Shop:
+    monkeypatch.setattr(logs, "configure", lambda *_: None)  # this process' stays as it is
     async with database.merchant(merchant.id) as connection:
         driver = await raw(connection)
         await driver.execute("INSERT INTO section VALUES ($1, 'Products', 1)", merchant.id)
@@ -80,17 +79,21 @@ async def shop(
 
 
 async def test_train_list_publish_and_roll_back(shop: Shop) -> None:
-    assert "no strategy configuration" in shop.run("train").stderr
+    assert "no strategy configuration" in (await shop.run("train")).stderr
     await shop.configure("new", "newest")
-    done = shop.run("train")
+    done = await shop.run("train")
     assert done.stdout.splitlines() == ["new\t1\tpublished"]
     assert "3 items" in done.stderr  # progress
-    assert shop.run("train", "new", "--no-publish").stdout.splitlines() == ["new\t2\tfitted"]
-    listed = [line.split("\t")[:3] for line in shop.run("models", "list").stdout.splitlines()]
+    done = await shop.run("train", "new", "--no-publish")
+    assert done.stdout.splitlines() == ["new\t2\tfitted"]
+    done = await shop.run("models", "list")
+    listed = [line.split("\t")[:3] for line in done.stdout.splitlines()]
     assert listed == [["new", "2", "fitted"], ["new", "1", "published"]]
-    assert shop.run("models", "publish", "new", "2").stdout.strip() == "new\t2\tpublished"
-    assert shop.run("models", "rollback", "new").stdout.strip() == "new\t1\tpublished"
-    found = json.loads(shop.run("models", "list", "new", "--json").stdout)
+    done = await shop.run("models", "publish", "new", "2")
+    assert done.stdout == "new\t2\tpublished\n"
+    done = await shop.run("models", "rollback", "new")
+    assert done.stdout == "new\t1\tpublished\n"
+    found = json.loads((await shop.run("models", "list", "new", "--json")).stdout)
     assert [one["state"] for one in found] == ["retired", "published"]
 
 
@@ -99,18 +102,21 @@ async def test_what_goes_wrong_is_a_line_and_a_code(
 ) -> None:
     await shop.configure("bad", "crashing", how="raise")
     await shop.configure("new", "newest")
-    done = shop.run("train", code=1)
-    assert done.stdout.splitlines() == [
+    done = await shop.run("train", code=1)
+    assert done.stdout.splitlines()[-2:] == [
         "bad\tfailed\tfit: ZeroDivisionError: no events",
         "new\t1\tpublished",
     ]
-    assert "there is no strategy configuration 'nwe'" in shop.run("train", "nwe", code=1).stderr
-    assert "no version before" in shop.run("models", "rollback", "new", code=1).stderr
-    assert "no model version 9" in shop.run("models", "publish", "new", "9", code=1).stderr
+    for command, said in (
+        (["train", "nwe"], "there is no strategy configuration 'nwe'"),
+        (["models", "rollback", "new"], "no version before"),
+        (["models", "publish", "new", "9"], "no model version 9"),
+        (["train", "-m", "who"], "no merchant 'who'"),
+    ):
+        assert said in (await shop.run(*command, code=1)).stderr
     await create_merchant(database_url, "other")
-    assert "several merchants" in shop.run("train", code=1).stderr
-    assert "no merchant 'who'" in shop.run("train", "-m", "who", code=1).stderr
-    shop.run("train", "new", "-m", "shop")
+    assert "several merchants" in (await shop.run("train", code=1)).stderr
+    await shop.run("models", "list", "-m", "shop")
 
 
 async def test_the_worker_does_a_training_and_stops_in_order(shop: Shop, database_url: str) -> None:
@@ -137,8 +143,8 @@ async def test_the_worker_does_a_training_and_stops_in_order(shop: Shop, databas
             worker.kill()
             await worker.wait()
         await queue.close()
-    listed = shop.run("models", "list").stdout
-    assert listed.startswith("new\t1\tpublished")
+    listed = await shop.run("models", "list")
+    assert listed.stdout.startswith("new\t1\tpublished")
 
 
 def test_a_fit_ends_with_the_process_that_started_it(
