@@ -2,29 +2,36 @@
 
 from __future__ import annotations
 
+import asyncio
+import io
+import itertools
 import json
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from aiohttp import ClientSession, encode_basic_auth, web
+from aiohttp import ClientSession, FormData, encode_basic_auth, web
 
 from app.domain import errors
 from app.domain.catalogue import DEFAULT_SECTION, ItemFeatures, Section
 from app.domain.item_index import ItemIndex, ItemIndexes
 from app.domain.merchant import Credential, Merchant, MerchantId, Role
 from app.domain.rendered import RenderedItems
+from app.files.catalogue_files import CatalogueFiles
 from app.http.application import build
 from app.http.catalogue import CatalogueHandler, ItemGroupsHandler
+from app.http.catalogue_files import CatalogueFilesHandler, CatalogueTasksHandler
 from app.http.health import Readiness
 from app.postgres.catalogue import Catalogue
 from app.postgres.catalogue_write import CatalogueWriter
 from app.postgres.database import Database, connect, raw
+from app.postgres.tasks import Tasks
 from app.redis.connection import RedisConnection
 from app.redis.item_features import RedisItemFeatures
 from app.services.catalogue_follow import Follower
+from app.services.catalogue_import import JOB, CatalogueImport
 from app.services.catalogue_sync import Projector
 from app.services.ingest import Ingest
 from app.telemetry.metrics import Metrics
@@ -59,6 +66,24 @@ class Keys:
         return Credential(f"t-{role}", merchant, role, b"")
 
 
+class InProcessQueue:
+    """Imports run in this process, after the call that submitted them was answered."""
+
+    def __init__(self) -> None:
+        self.imports: CatalogueImport | None = None
+        self.waiting: list[dict[str, Any]] = []
+
+    async def enqueue(self, name: str, args: Mapping[str, Any]) -> None:
+        assert name == JOB
+        self.waiting.append(dict(args))
+
+    async def work(self) -> None:
+        """Runs what waits, at once and side by side."""
+        assert self.imports is not None
+        jobs, self.waiting = self.waiting, []
+        await asyncio.gather(*(self.imports.run_import(**args) for args in jobs))
+
+
 @dataclass
 class CatalogueShop:
     url: str
@@ -70,6 +95,10 @@ class CatalogueShop:
     cache: RedisItemFeatures
     redis: RedisConnection
     projector: Projector
+    tasks: Tasks
+    imports: CatalogueImport
+    queue: InProcessQueue
+    files: CatalogueFiles
 
     @property
     def id(self) -> MerchantId:
@@ -108,6 +137,39 @@ class CatalogueShop:
         indexes = ItemIndexes(RenderedItems(1 << 20))
         return Follower(indexes, self.cache, self.catalogue, poll_seconds=0.02), indexes
 
+    async def upload(
+        self,
+        method: str = "PUT",
+        *,
+        status: int = 202,
+        files: Mapping[str, bytes | str] | None = None,
+        **query: Any,
+    ) -> Any:
+        """Uploads files by kind (or by an archive's name); the answer's JSON."""
+        form = FormData()
+        for name, content in (files or {}).items():
+            data = content.encode() if isinstance(content, str) else content
+            form.add_field(name, io.BytesIO(data), filename=f"{name}.csv")
+        async with self.http.request(
+            method,
+            f"{self.url}/v1/catalog",
+            data=form,
+            params=query,
+            headers={"Authorization": encode_basic_auth(self.merchant.token, "")},
+        ) as response:
+            answer = await response.json(content_type=None)
+            assert response.status == status, answer
+            return answer
+
+    async def run(self, method: str = "PUT", **more: Any) -> Any:
+        """Uploads files, lets the import run, and tells what became of it."""
+        started = await self.upload(method, **more)
+        await self.queue.work()
+        return await self.call("GET", started["task_status_path"])
+
+    async def ids(self) -> list[str]:
+        return sorted(await self.in_postgres())
+
     async def version(self, section: Section = DEFAULT_SECTION) -> int:
         return await self.catalogue.version(self.id, section)
 
@@ -137,21 +199,38 @@ def shown(index: ItemIndex) -> dict[str, tuple[bool, float | None]]:
     }
 
 
+_numbers = itertools.count(1)
+
+
 @asynccontextmanager
 async def open_shop(
-    database_url: str, redis_url: str, merchant: Any, home: Path
+    database_url: str,
+    redis_url: str,
+    create_merchant: Callable[..., Any],
+    home: Path,
+    *,
+    max_upload_bytes: int = 64 * 1024 * 1024,
 ) -> AsyncIterator[CatalogueShop]:
+    """A shop of a new merchant: tests of a module may share its stores."""
+    merchant = await create_merchant(database_url, f"shop-{next(_numbers)}")
     database = connect(database_url, pool=10)
     redis = RedisConnection(redis_url)
     catalogue = Catalogue(database)
     cache = RedisItemFeatures(redis)
     projector = Projector(catalogue, cache)
-    ingest = Ingest(CatalogueWriter(database), projector)
+    writer = CatalogueWriter(database)
+    ingest = Ingest(writer, projector)
+    tasks = Tasks(database)
+    queue = InProcessQueue()
+    files = CatalogueFiles(home / "uploads", max_bytes=max_upload_bytes)
+    imports = queue.imports = CatalogueImport(writer, tasks, projector, files, queue)
     keys = Keys()
     keys.add(merchant)
     operations = [
         *CatalogueHandler(ingest, catalogue, keys).operations(),
         *ItemGroupsHandler(ingest, catalogue, keys).operations(),
+        *CatalogueFilesHandler(imports, keys, max_upload_bytes=max_upload_bytes).operations(),
+        *CatalogueTasksHandler(tasks, keys).operations(),
     ]
     output = Output(descriptor=2)
     application = build(
@@ -180,6 +259,10 @@ async def open_shop(
                 cache=cache,
                 redis=redis,
                 projector=projector,
+                tasks=tasks,
+                imports=imports,
+                queue=queue,
+                files=files,
             )
     finally:
         await runner.cleanup()

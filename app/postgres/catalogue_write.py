@@ -7,7 +7,7 @@ other; staging, the long part of an import, goes on beside other writes.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from app.domain.catalogue import MAX_DATA_BYTES, Kind, OnMissing, Section, Write
 from app.domain.item_features import GroupTree
 from app.domain.merchant import MerchantId
-from app.domain.task import Task, TaskStatus
+from app.domain.task import Rejection, Task, TaskStatus
 from app.postgres import catalogue_sql as sql
 from app.postgres import tasks
 from app.postgres.database import Database, raw, stage
@@ -185,9 +185,11 @@ class CatalogueWriting:
         *,
         counts: Mapping[str, int],
         input: Mapping[str, Any] | None = None,  # noqa: A002  # the column's name
+        rejections: Sequence[Rejection] = (),
     ) -> Task:
         """Notes a DONE task with this write: one that there is, or (None) a new one."""
         if task_id is not None:
+            await tasks.reject(self._connection, self._merchant, task_id, rejections)
             return await tasks.end(self._connection, self._merchant, task_id, counts=counts)
         return await tasks.insert(
             self._connection,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
@@ -14,21 +13,13 @@ from app.domain.catalogue import Section
 from app.domain.errors import NotFound
 from app.domain.merchant import MerchantId
 from app.domain.task import CATALOGUE_IMPORT, Rejection, Task, TaskStatus
+from app.domain.webhook import WebhookEvent
 from app.postgres.database import Database
 from app.postgres.tables import task, task_rejection
+from app.postgres.webhooks import announce
 
 LOCK_SPACE: Final = 0x7461736B
 """First key of the advisory locks that say that somebody works on a task."""
-
-
-@dataclass(frozen=True, slots=True)
-class TaskFilter:
-    """Which tasks: those that fit all that is given."""
-
-    types: Sequence[str] | None = None
-    status: TaskStatus | None = None
-    since: datetime | None = None
-    until: datetime | None = None
 
 
 class Tasks:
@@ -70,26 +61,28 @@ class Tasks:
         *,
         limit: int,
         offset: int = 0,
-        which: TaskFilter | None = None,
+        types: Sequence[str] | None = None,
+        status: TaskStatus | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
     ) -> tuple[list[Task], int, dict[str, int]]:
-        """Newest first; how many fit in all; and how many there are by status, if the status were
-        not asked for."""
-        which = which or TaskFilter()
+        """Newest first; how many fit in all; and how many there are by status, whatever status was
+        asked for."""
         fits = [task.c.merchant_id == merchant]
-        if which.types is not None:
-            fits.append(task.c.type.in_(which.types))
-        if which.since is not None:
-            fits.append(task.c.created_at >= which.since)
-        if which.until is not None:
-            fits.append(task.c.created_at < which.until)
+        if types is not None:
+            fits.append(task.c.type.in_(types))
+        if since is not None:
+            fits.append(task.c.created_at >= since)
+        if until is not None:
+            fits.append(task.c.created_at < until)
         counting = sa.select(task.c.status, sa.func.count()).where(*fits).group_by(task.c.status)
         query = sa.select(task).where(*fits).order_by(task.c.id.desc())
-        if which.status is not None:
-            query = query.where(task.c.status == which.status)
+        if status is not None:
+            query = query.where(task.c.status == status)
         async with self._database.merchant(merchant) as connection:
             rows = (await connection.execute(query.limit(limit).offset(offset))).mappings().all()
             counts = {str(status): int(n) for status, n in await connection.execute(counting)}
-        total = sum(counts.values()) if which.status is None else counts.get(which.status, 0)
+        total = sum(counts.values()) if status is None else counts.get(status, 0)
         return [_task(row) for row in rows], total, counts
 
     async def rejections(
@@ -138,7 +131,9 @@ class Tasks:
             task_id,
             (TaskStatus.QUEUED, TaskStatus.IN_PROGRESS),
             status=TaskStatus.QUEUED,
-            input=sa.func.jsonb_set(task.c.input, "{attempts}", sa.func.to_jsonb(again)),
+            input=task.c.input.concat(
+                sa.func.jsonb_build_object(sa.literal("attempts", sa.Text), again)
+            ),
         )
         if changed is None:
             raise NotFound(f"there is no unfinished task {task_id}")
@@ -159,7 +154,7 @@ class Tasks:
             NotFound: there is none that is not at its end.
         """
         async with self._database.merchant(merchant) as connection:
-            await _reject(connection, merchant, task_id, rejections)
+            await reject(connection, merchant, task_id, rejections)
             return await end(
                 connection,
                 merchant,
@@ -183,15 +178,8 @@ class Tasks:
             NotFound: there is none that is not at its end.
         """
         async with self._database.merchant(merchant) as connection:
-            await _reject(connection, merchant, task_id, rejections)
+            await reject(connection, merchant, task_id, rejections)
             return await end(connection, merchant, task_id, counts=counts)
-
-    async def reject(
-        self, merchant: MerchantId, task_id: int, rejections: Sequence[Rejection]
-    ) -> None:
-        """Notes rejected rows of a task."""
-        async with self._database.merchant(merchant) as connection:
-            await _reject(connection, merchant, task_id, rejections)
 
     async def unfinished(self, merchant: MerchantId, type: str) -> list[Task]:  # noqa: A002
         """Tasks that are QUEUED, or IN_PROGRESS with nobody at work on them (who works holds the
@@ -294,15 +282,20 @@ async def end(
     row = (await connection.execute(statement)).mappings().first()
     if row is None:
         raise NotFound(f"there is no unfinished task {task_id}")
-    return _task(row)
+    ended = _task(row)
+    event = WebhookEvent.TASK_DONE if status is TaskStatus.DONE else WebhookEvent.TASK_FAILED
+    told = ("id", "type", "status", "section", "counts", "error", "created_at", "finished_at")
+    await announce(connection, merchant, event, {name: getattr(ended, name) for name in told})
+    return ended
 
 
-async def _reject(
+async def reject(
     connection: AsyncConnection,
     merchant: MerchantId,
     task_id: int,
     rejections: Sequence[Rejection],
 ) -> None:
+    """Notes rejected rows of a task, within the caller's transaction."""
     if rejections:
         await connection.execute(
             task_rejection.insert(),

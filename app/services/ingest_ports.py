@@ -134,6 +134,7 @@ class CatalogueWriting(Protocol):
         *,
         counts: Mapping[str, int],
         input: Mapping[str, Any] | None = None,  # noqa: A002
+        rejections: Sequence[Rejection] = (),
     ) -> Task:
         """Notes a DONE task with this write: one that there is, or (None) a new one."""
         ...
@@ -187,10 +188,6 @@ class Tasks(Protocol):
         counts: Mapping[str, int],
         rejections: Sequence[Rejection] = (),
     ) -> Task: ...
-
-    async def reject(
-        self, merchant: MerchantId, task_id: int, rejections: Sequence[Rejection]
-    ) -> None: ...
 
     async def requeue(self, merchant: MerchantId, task_id: int) -> Task: ...
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,14 @@ ITEMS = [
 
 @pytest.fixture
 async def shop(
-    database_url: str, redis_url: str, merchant: Any, tmp_path: Path
+    module_database_url: str,
+    module_redis_url: str,
+    create_merchant: Callable[..., Any],
+    tmp_path: Path,
 ) -> AsyncIterator[CatalogueShop]:
-    async with open_shop(database_url, redis_url, merchant, tmp_path) as opened:
+    async with open_shop(
+        module_database_url, module_redis_url, create_merchant, tmp_path
+    ) as opened:
         yield opened
 
 

@@ -24,9 +24,14 @@ from tests.catalogue_shop import CatalogueShop, open_shop, shown
 
 @pytest.fixture
 async def shop(
-    database_url: str, redis_url: str, merchant: Any, tmp_path: Path
+    module_database_url: str,
+    module_redis_url: str,
+    create_merchant: Callable[..., Any],
+    tmp_path: Path,
 ) -> AsyncIterator[CatalogueShop]:
-    async with open_shop(database_url, redis_url, merchant, tmp_path) as opened:
+    async with open_shop(
+        module_database_url, module_redis_url, create_merchant, tmp_path
+    ) as opened:
         yield opened
 
 
@@ -293,9 +298,9 @@ async def test_who_lost_the_lock_publishes_nothing(
 
 
 async def test_two_merchants_are_kept_apart(
-    shop: CatalogueShop, database_url: str, create_merchant: Callable[..., Any]
+    shop: CatalogueShop, module_database_url: str, create_merchant: Callable[..., Any]
 ) -> None:
-    other = await create_merchant(database_url, "other-shop")
+    other = await create_merchant(module_database_url, "other-shop")
     shop.keys.add(other)
     await shop.put({"id": "a"})
     mine, shop.merchant = shop.merchant, other
@@ -313,8 +318,8 @@ async def test_writes_projections_and_followers_at_the_same_time(shop: Catalogue
     running = [asyncio.create_task(follower.run()) for follower, _ in followers]
 
     async def write(worker: int) -> None:
-        for step in range(8):
-            items = [{"id": f"i{n}", "data": {"price": worker * 100 + step}} for n in range(20)]
+        for step in range(4):
+            items = [{"id": f"i{n}", "data": {"price": worker * 100 + step}} for n in range(10)]
             await shop.put(*items)
             await shop.call("DELETE", "/v2/items", {"items": [{"id": f"i{worker}"}]})
 
