@@ -23,6 +23,7 @@ ID: Final = "Vitrine-Delivery"
 class WebhookEvent(enum.StrEnum):
     RULES_PUBLISHED = "rule_set.published"
     RULES_WITHDRAWN = "rule_set.withdrawn"
+    MODEL_PUBLISHED = "model.published"
     TASK_DONE = "task.done"
     TASK_FAILED = "task.failed"
 

@@ -13,10 +13,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from app.domain.errors import Conflict, NotFound
 from app.domain.merchant import MerchantId
 from app.domain.model import Manifest, ModelState, ModelVersion
+from app.domain.webhook import WebhookEvent
 from app.postgres import audit
 from app.postgres.configuration import editing
 from app.postgres.database import Database
 from app.postgres.tables import model_version as table
+from app.postgres.webhooks import announce
 
 
 class ModelVersionStore:
@@ -195,6 +197,17 @@ class ModelVersionStore:
                 _subject(version),
                 before=None if retired is None else {"number": retired.number},
                 after={"number": version.number},
+            )
+            await announce(
+                connection,
+                merchant,
+                WebhookEvent.MODEL_PUBLISHED,
+                {
+                    "id": version.id,
+                    "configuration_id": version.configuration_id,
+                    "number": version.number,
+                    "instead_of": None if retired is None else retired.number,
+                },
             )
             return _version(row)
 

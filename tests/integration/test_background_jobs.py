@@ -96,6 +96,26 @@ async def test_a_training_is_left_for_the_worker_and_done(shop: Shop, queue: Job
     assert list(configuration.models) == ["new"]
 
 
+async def test_webhooks_are_told_of_the_task_and_the_model(shop: Shop, queue: JobQueue) -> None:
+    await shop.configure("new", "newest")
+    async with shop.database.merchant(shop.merchant) as connection:
+        await (await raw(connection)).execute(
+            "INSERT INTO webhook (merchant_id, id, url, secret, events)"
+            " VALUES ($1, 'w', 'https://shop.example/', 's', '{}')",
+            shop.merchant,
+        )
+    task = await shop.requests.request(shop.merchant, actor="tok_1")
+    await Worker(queue, {TRAINING: shop.trainings.run}).run(until_idle=True)
+    async with shop.database.merchant(shop.merchant) as connection:
+        rows = await (await raw(connection)).fetch(
+            "SELECT event, payload FROM webhook_delivery ORDER BY id"
+        )
+    told = {row["event"]: row["payload"] for row in rows}
+    assert list(told) == ["model.published", "task.done"]
+    assert told["model.published"]["number"] == 1
+    assert (told["task.done"]["id"], told["task.done"]["status"]) == (task.id, "DONE")
+
+
 async def test_a_training_of_which_nothing_came_is_failed(shop: Shop, queue: JobQueue) -> None:
     await shop.configure("bad", "crashing", how="raise")
     task = await shop.requests.request(shop.merchant, ["bad"], actor="tok_1")
