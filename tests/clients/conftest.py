@@ -39,7 +39,8 @@ class ClientError(Exception):
 class Client:
     """One instance of a client. `await client("catalog", "createOrReplaceItems", {...})`.
 
-    `client.requests` are the HTTP exchanges of the last call: method, url, status, body.
+    `client.requests` are the HTTP exchanges of the last call: method, url, status, body;
+    `client.messages` what its tracker told of errors.
     """
 
     driver: NodeClients
@@ -47,6 +48,7 @@ class Client:
     options: dict[str, Any]
     headers: dict[str, str] = field(default_factory=dict)  # added to each request
     requests: list[dict[str, Any]] = field(default_factory=list)
+    messages: list[str] = field(default_factory=list)
 
     async def __call__(self, module: str, method: str, *args: Any) -> Any:
         """What the client's promise resolves to.
@@ -63,6 +65,7 @@ class Client:
             headers=self.headers,
         )
         self.requests = answer.get("requests", [])
+        self.messages = answer.get("messages", [])
         if "error" in answer:
             error = answer["error"]
             raise ClientError(error["message"], error["status"], self.requests)

@@ -4,7 +4,8 @@
 //   {id, client: "javascript" | "node", options, module, method, args, headers}
 // stdout: one JSON object a line, in the order in which the calls end:
 //   {id, value, requests} | {id, error: {name, message, status}, requests}
-// `requests` are the HTTP exchanges of the call: {method, url, status, body}.
+// `requests` are the HTTP exchanges of the call: {method, url, status, body}; `messages` are those of
+// errors that the tracker told its listeners. The method `$methods` lists what a module has.
 //
 // In arguments, {"$file": path} becomes a read stream and {"$buffer": base64} a Buffer.
 // An instance lives as long as the driver, one for each different `options`.
@@ -27,8 +28,9 @@ const instances = new Map();
 function instanceOf(client, options) {
   const name = JSON.stringify([client, options]);
   if (!instances.has(name)) {
-    const instance = { exchanges: [], pending: 0, headers: {} };
+    const instance = { exchanges: [], messages: [], pending: 0, headers: {} };
     instance.client = new clients[client]({ ...options, fetch: recording(client, instance) });
+    instance.client.tracker.on('error', ({ message }) => { instance.messages.push(message); });
     instances.set(name, instance);
   }
   return instances.get(name);
@@ -39,12 +41,12 @@ function recording(client, instance) {
     // The node client speaks https only; its documented option `fetch` is where a shop would put a
     // proxy, and where a test takes the s away.
     const plain = String(url).replace(/^https:\/\/(127\.0\.0\.1|localhost)/, 'http://$1');
-    const fetch = client === 'node' ? (await import('node-fetch')).default : globalThis.fetch;
     const exchange = { method: init.method || 'GET', url: plain, status: null };
     if (typeof init.body === 'string') exchange.body = init.body;
     instance.exchanges.push(exchange);
     instance.pending += 1;
     try {
+      const fetch = client === 'node' ? (await import('node-fetch')).default : globalThis.fetch;
       const response = await fetch(plain, {
         ...init,
         headers: { ...init.headers, ...instance.headers },
@@ -79,7 +81,12 @@ async function call({ id, client, options, module, method, args, headers }) {
     instance = instanceOf(client, options);
     instance.headers = headers || {};
     instance.exchanges = [];
+    instance.messages = [];
     const target = instance.client[module];
+    if (method === '$methods') {
+      answer = { id, value: Object.getOwnPropertyNames(Object.getPrototypeOf(target)) };
+      return process.stdout.write(`${JSON.stringify(answer)}\n`);
+    }
     if (!target || typeof target[method] !== 'function') {
       throw new Error(`the ${client} client has no ${module}.${method}`);
     }
@@ -96,8 +103,9 @@ async function call({ id, client, options, module, method, args, headers }) {
   if (instance) {
     await settle(instance);
     answer.requests = instance.exchanges;
+    answer.messages = instance.messages;
   }
-  process.stdout.write(`${JSON.stringify(answer)}\n`);
+  return process.stdout.write(`${JSON.stringify(answer)}\n`);
 }
 
 // One call after the other on one instance, so that its exchanges are told apart.
