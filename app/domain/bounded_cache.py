@@ -39,9 +39,10 @@ class BoundedCache(Generic[K, V]):
 
     @property
     def room(self) -> int:
-        """Bytes that can be added before anything is let go."""
+        """Bytes that can surely be added before anything is let go; none where little is left."""
         free = self._half - self._young_bytes
-        return max(free if self._old else free + self._half, 0)
+        room = free if self._old else free + self._half
+        return room if room > self._half // 16 else 0
 
     def get(self, key: K) -> V | None:
         found = self._young.get(key)

@@ -173,7 +173,7 @@ class PreparedChange:
     created: npt.NDArray[np.int64]
     columns: dict[str, IntArray]
     deleted: IntArray
-    rendered: dict[int, bytes] = field(default_factory=dict)  # by key in RenderedItems
+    rendered: dict[int, bytes | None] = field(default_factory=dict)  # see RenderedItems.lay_over
 
     def __len__(self) -> int:
         return len(self.rows) + len(self.deleted)
@@ -291,19 +291,13 @@ class ItemIndex:
         touched = 0
         for change in changes:
             self._write(change, ~change.fresh)
-            rows = change.rows
-            self.present[rows] = True
-            self.available[rows] = change.available
-            gone = change.deleted
-            self.present[gone] = False
-            self.available[gone] = False
-            for changed in (rows, gone):
-                self.changed[changed] = self.revision
-                for row in changed.tolist():
-                    if self.base + row not in change.rendered:
-                        self.rendered.drop(self.base + row)
-            for key, rendered in change.rendered.items():
-                self.rendered.put(key, rendered)
+            self.present[change.rows] = True
+            self.available[change.rows] = change.available
+            self.present[change.deleted] = False
+            self.available[change.deleted] = False
+            self.changed[change.rows] = self.revision
+            self.changed[change.deleted] = self.revision
+            self.rendered.lay_over(change.rendered)
             touched += len(change)
         return touched
 
@@ -354,13 +348,22 @@ class ItemIndex:
             codes[i] = self.columns[name].encode(values)
 
     def _prepare_rendered(self, features: Sequence[ItemFeatures], change: PreparedChange) -> None:
-        # Warm, so that an answer needs no Redis; but what is read counts more than what is new.
-        room = self.rendered.room
-        for item, row in zip(features, change.rows.tolist(), strict=True):
-            if room <= 0:
-                break
-            rendered = change.rendered[self.base + row] = render(item)
-            room -= len(rendered) + ENTRY_OVERHEAD
+        """Warm, so that an answer needs no Redis, but only into free room: what is read counts more
+        than what is new. Rows that nobody sees yet are put into their place at once."""
+        rows, fresh = change.rows.tolist(), change.fresh.tolist()
+        staged = 0  # bytes that will be laid over the cache
+        for item, row, is_fresh in zip(features, rows, fresh, strict=True):
+            key = self.base + row
+            rendered = render(item) if self.rendered.room > staged else None
+            if not is_fresh:
+                change.rendered[key] = rendered
+                staged += 0 if rendered is None else len(rendered) + ENTRY_OVERHEAD
+            elif rendered is not None:
+                self.rendered.put(key, rendered)
+            else:
+                self.rendered.drop(key)
+        for row in change.deleted.tolist():
+            change.rendered[self.base + row] = None
 
     def _write(self, change: PreparedChange, which: BoolArray) -> None:
         if not which.any():
@@ -369,7 +372,9 @@ class ItemIndex:
         self.price[rows] = change.price[which]
         self.created[rows] = change.created[which]
         for name, codes in change.columns.items():
-            self.columns[name].codes[rows] = codes[which]
+            column = self.columns[name]
+            # A column that closed meanwhile has no code but 0 any more.
+            column.codes[rows] = 0 if column.closed else codes[which]
 
 
 class ItemIndexes:

@@ -121,6 +121,9 @@ def test_a_column_with_too_many_values_closes_and_says_so(monkeypatch: Any) -> N
     assert index.closed_columns() == ["sku"]
     assert index.values(0, "sku") == ()
     assert index.values(0, "ok") == ("x",)
+    sku = index.column("sku")
+    assert sku is not None
+    assert not sku.codes.any(), "nor is one left of before it closed"
     index.apply([index.prepare([item("new", attributes={"sku": ("s0",)})])], 2)
     assert index.closed_columns() == ["sku"]
 
@@ -162,6 +165,54 @@ def test_the_near_cache_never_exceeds_its_bound_and_never_lies(
     for key in truth:
         cache.drop(key)
     assert (len(cache), cache.held_bytes) == (0, 0)
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["put", "drop", "lay", "read"]),
+            st.dictionaries(
+                st.integers(0, 200), st.one_of(st.none(), st.binary(max_size=9)), max_size=90
+            ),
+        ),
+        max_size=12,
+    )
+)
+def test_what_is_laid_over_the_near_cache_counts_at_once(
+    steps: list[tuple[str, dict[int, bytes | None]]],
+) -> None:
+    cache, truth = RenderedItems(1 << 20), dict[int, bytes]()
+    for step, change in steps:
+        for key, value in change.items():
+            if step == "put" and value is not None:
+                cache.put(key, value)
+            elif step == "drop":
+                cache.drop(key)
+            if step in ("put", "lay") and value is not None:
+                truth[key] = value
+            elif step in ("drop", "lay"):
+                truth.pop(key, None)
+        if step == "lay":
+            cache.lay_over(change)
+        keys = list(range(0, 200, 7))
+        assert cache.holds(keys) == [key in truth for key in keys]
+        if step == "read":
+            assert cache.get_many(keys) == [truth.get(key) for key in keys]
+    while cache._overlay:
+        cache.get_many([1])
+    assert len(cache) == len(truth)
+    assert [cache.get(key) for key in truth] == list(truth.values())
+
+
+def test_a_large_catalogue_fills_the_near_cache_and_pushes_nothing_out() -> None:
+    cache = RenderedItems(200_000)
+    index = ItemIndex(cache)
+    for start in range(0, 2000, 50):
+        part = index.prepare([item(f"item-{n:04}") for n in range(start, start + 50)])
+        index.apply([part], start + 1)
+    assert cache.turns == 0
+    assert 0.8 * 200_000 < cache.held_bytes < 200_000
+    assert cache.holds([index.base]) == [True]
 
 
 def test_what_is_read_stays_in_the_near_cache() -> None:
