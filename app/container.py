@@ -13,6 +13,7 @@ from dependency_injector import containers, providers
 
 from app.domain.item_index import ItemIndexes
 from app.domain.rendered import RenderedItems
+from app.files.catalogue_files import CatalogueFiles
 from app.files.event_spool import EventSpool
 from app.http.admin_audit import AdminAudit
 from app.http.admin_keys import AdminKeys
@@ -20,6 +21,7 @@ from app.http.admin_models import AdminModels
 from app.http.admin_pods import AdminPods
 from app.http.admin_strategies import AdminStrategies
 from app.http.catalogue import CatalogueHandler, ItemGroupsHandler
+from app.http.catalogue_files import CatalogueFilesHandler, CatalogueTasksHandler
 from app.http.client_address import ClientAddress
 from app.http.idempotency import Idempotency
 from app.http.middleware import request_ids
@@ -53,6 +55,7 @@ from app.redis.connection import RedisConnection
 from app.redis.history import HistoryStore
 from app.redis.item_features import RedisItemFeatures
 from app.services.catalogue_follow import Follower
+from app.services.catalogue_import import CatalogueImport, ImportRecovery
 from app.services.catalogue_sync import Projector
 from app.services.configuration import StrategyConfigurations
 from app.services.history import HistoryKeeper, HistoryRebuild
@@ -166,6 +169,17 @@ class Container(containers.DeclarativeContainer):
         Follower, indexes, item_features, catalogue, poll_seconds=settings.provided.poll_seconds
     )
     ingest = providers.Singleton(Ingest, catalogue_writer, projector)
+    catalogue_files = providers.Singleton(
+        CatalogueFiles,
+        settings.provided.home.joinpath.call("uploads"),
+        max_bytes=settings.provided.max_upload_bytes,
+    )
+    catalogue_import = providers.Singleton(
+        CatalogueImport, catalogue_writer, tasks, projector, catalogue_files, job_queue
+    )
+    import_recovery = providers.Singleton(
+        ImportRecovery, tasks, catalogue_files, job_queue, job_queue, configuration_reader
+    )
 
     # Events
 
@@ -262,8 +276,21 @@ class Container(containers.DeclarativeContainer):
     native_events = providers.Singleton(NativeEventsHandler, serving, tracker)
     items_handler = providers.Singleton(CatalogueHandler, ingest, catalogue, serving)
     item_groups_handler = providers.Singleton(ItemGroupsHandler, ingest, catalogue, serving)
+    catalogue_files_handler = providers.Singleton(
+        CatalogueFilesHandler,
+        catalogue_import,
+        serving,
+        max_upload_bytes=settings.provided.max_upload_bytes,
+    )
+    catalogue_tasks_handler = providers.Singleton(CatalogueTasksHandler, tasks, serving)
     public_handlers = providers.List(
-        storefront, tracking, native_events, items_handler, item_groups_handler
+        storefront,
+        tracking,
+        native_events,
+        items_handler,
+        item_groups_handler,
+        catalogue_files_handler,
+        catalogue_tasks_handler,
     )
     admin_handlers = providers.List(
         providers.Singleton(AdminPods, pods, idempotency),

@@ -26,12 +26,13 @@ from app.http.catalogue_files import CatalogueFilesHandler, CatalogueTasksHandle
 from app.http.health import Readiness
 from app.postgres.catalogue import Catalogue
 from app.postgres.catalogue_write import CatalogueWriter
+from app.postgres.configuration import ConfigurationReader
 from app.postgres.database import Database, connect, raw
 from app.postgres.tasks import Tasks
 from app.redis.connection import RedisConnection
 from app.redis.item_features import RedisItemFeatures
 from app.services.catalogue_follow import Follower
-from app.services.catalogue_import import JOB, CatalogueImport
+from app.services.catalogue_import import JOB, CatalogueImport, ImportRecovery
 from app.services.catalogue_sync import Projector
 from app.services.ingest import Ingest
 from app.telemetry.metrics import Metrics
@@ -76,6 +77,10 @@ class InProcessQueue:
     async def enqueue(self, name: str, args: Mapping[str, Any]) -> None:
         assert name == JOB
         self.waiting.append(dict(args))
+
+    async def pending(self, name: str) -> Sequence[Mapping[str, Any]]:
+        assert name == JOB
+        return self.waiting
 
     async def work(self) -> None:
         """Runs what waits, at once and side by side."""
@@ -166,6 +171,15 @@ class CatalogueShop:
         started = await self.upload(method, **more)
         await self.queue.work()
         return await self.call("GET", started["task_status_path"])
+
+    async def recover(self) -> int:
+        """As the worker does it now and then; how many imports were enqueued."""
+        merchants = ConfigurationReader(self.database)
+        before = len(self.queue.waiting)
+        await ImportRecovery(
+            self.tasks, self.files, self.queue, self.queue, merchants, enqueued_within=0
+        ).run()
+        return len(self.queue.waiting) - before
 
     async def ids(self) -> list[str]:
         return sorted(await self.in_postgres())

@@ -13,6 +13,7 @@ from app.domain.task import TRAINING
 from app.embedded import EmbeddedError
 from app.jobs.queue import JobQueue
 from app.jobs.worker import Periodic, Worker
+from app.services.catalogue_import import JOB as IMPORT
 from app.settings import Settings
 from app.telemetry import logs
 
@@ -53,12 +54,13 @@ async def _work(settings: Settings, until_idle: bool, grace: float) -> None:
     periodic = [
         Periodic("retention", RETENTION_CRON, container.retention().run),
         Periodic("close_abandoned", "*/10 * * * *", trainings.close_abandoned),
+        Periodic("recover_imports", "* * * * *", container.import_recovery().run),
     ]
     if settings.train_schedule:
         periodic.append(Periodic("train", settings.train_schedule, trainings.train_all))
     doing = Worker(
         queue,
-        {TRAINING: trainings.run},
+        {TRAINING: trainings.run, IMPORT: container.catalogue_import().run_import},
         periodic,
         concurrency=jobs,
         grace=grace,

@@ -25,7 +25,8 @@ import structlog
 
 from app.domain.catalogue import Kind
 from app.domain.errors import InvalidInput, TooLarge, Unavailable
-from app.services.catalogue_rows import BrokenFile, Format, Source, Upload
+from app.services.catalogue_columns import BrokenFile
+from app.services.catalogue_rows import Format, Source, Upload
 
 log = structlog.get_logger()
 
@@ -146,7 +147,7 @@ class CatalogueFiles:
         for upload in uploads:
             try:
                 file = (self._root / upload.stored).open("rb")
-            except FileNotFoundError:
+            except OSError:
                 raise BrokenFile(
                     upload.name, "is not there any more: do servers and workers share a directory?"
                 ) from None

@@ -119,25 +119,22 @@ class Tasks:
         """Says how far a task is."""
         await self._change(merchant, task_id, (TaskStatus.IN_PROGRESS,), counts=dict(counts))
 
-    async def requeue(self, merchant: MerchantId, task_id: int) -> Task:
-        """Makes an unfinished task QUEUED again, and counts that.
-
-        Raises:
-            NotFound
-        """
+    async def attempt(self, merchant: MerchantId, task_id: int) -> int:
+        """Counts that somebody begins to work on a task. Returns how often it was begun."""
         again = sa.func.coalesce(task.c.input["attempts"].as_integer(), 0) + 1
         changed = await self._change(
             merchant,
             task_id,
-            (TaskStatus.QUEUED, TaskStatus.IN_PROGRESS),
-            status=TaskStatus.QUEUED,
+            (TaskStatus.IN_PROGRESS,),
             input=task.c.input.concat(
                 sa.func.jsonb_build_object(sa.literal("attempts", sa.Text), again)
             ),
         )
-        if changed is None:
-            raise NotFound(f"there is no unfinished task {task_id}")
-        return changed
+        return 0 if changed is None else int(changed.input["attempts"])
+
+    async def requeue(self, merchant: MerchantId, task_id: int) -> None:
+        """Makes an unfinished task QUEUED again."""
+        await self._change(merchant, task_id, (TaskStatus.IN_PROGRESS,), status=TaskStatus.QUEUED)
 
     async def fail(
         self,

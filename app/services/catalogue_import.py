@@ -15,7 +15,15 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Sequence
+from collections.abc import (
+    AsyncIterable,
+    AsyncIterator,
+    Callable,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from typing import Any, Final, Protocol
 
 import msgspec
@@ -25,12 +33,14 @@ from app.domain.catalogue import Kind, OnMissing, Record, Section, Write
 from app.domain.errors import InvalidInput, Unavailable
 from app.domain.merchant import MerchantId
 from app.domain.task import CATALOGUE_IMPORT, Rejection, Task
-from app.services.catalogue_rows import BrokenFile, Format, Row, Source, Upload, read_rows
+from app.services.catalogue_columns import BrokenFile
+from app.services.catalogue_rows import Format, Row, Source, Upload, read_rows
 from app.services.ingest import tell
 from app.services.ingest_ports import (
     CatalogueProjector,
     CatalogueWriter,
     CatalogueWriting,
+    JobLog,
     Refused,
     StagedRow,
     TaskQueue,
@@ -41,7 +51,9 @@ log = structlog.get_logger()
 
 JOB: Final = "import_catalogue"
 """The name that imports are enqueued under; its arguments are those of `run_import`."""
-MAX_ATTEMPTS: Final = 3
+MAX_ATTEMPTS: Final = 5
+_ENQUEUED_WITHIN: Final = 60.0  # seconds; a younger task may be about to be enqueued
+_KEPT_SECONDS: Final = 7 * 86400.0  # uploads that no task took
 MAX_REJECTIONS: Final = 1_000
 """Refused rows that a report names; the others are counted."""
 _ROWS_AT_ONCE: Final = 200  # read before other work runs again
@@ -60,6 +72,14 @@ class Files(Protocol):
 
     async def remove(self, stored: Iterable[str]) -> None: ...
 
+    async def sweep(self, older_than: float) -> int:
+        """Removes what was left behind so many seconds ago. Returns how many uploads."""
+        ...
+
+
+class MerchantSource(Protocol):
+    async def versions(self) -> Mapping[MerchantId, int]: ...
+
 
 class Order(msgspec.Struct, frozen=True, kw_only=True):
     """What an import is to do: a task's input."""
@@ -70,7 +90,7 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     force: bool = False
     skip_rejected: bool = False
     format: Format | None = None
-    attempts: int = 0
+    attempts: int = 0  # how often it was begun
 
 
 class _Failed(Exception):
@@ -152,7 +172,7 @@ class CatalogueImport:
         try:
             await self._queue.enqueue(JOB, {"merchant": merchant, "task_id": task.id})
         except Unavailable:
-            # The task is there and its files are: `recover` comes back to it.
+            # The task is there and its files are: `ImportRecovery` comes back to it.
             log.warning("import_not_enqueued", merchant=merchant, task=task.id)
         return task
 
@@ -167,29 +187,16 @@ class CatalogueImport:
         if task is None:
             return
         order = msgspec.convert(task.input, Order)
-        if order.attempts >= MAX_ATTEMPTS:
+        if await self._tasks.attempt(merchant, task_id) > MAX_ATTEMPTS:
             await self._tasks.fail(
                 merchant,
                 task_id,
-                error=f"was broken off {order.attempts} times: its worker died",
+                error=f"was broken off {MAX_ATTEMPTS} times; nothing was changed",
                 counts=task.counts,
             )
-        else:
-            sources = self._files.open(order.files, order.format)
-            ended = await self.run(task, order, sources)
-            if ended is None:
-                return
+        elif await self.run(task, order, self._files.open(order.files, order.format)) is None:
+            return
         await self._files.remove(file.stored for file in order.files)
-
-    async def recover(self, merchant: MerchantId) -> int:
-        """Enqueues imports that nobody works on: their worker died, or the queue was away when they
-        were submitted. Returns how many."""
-        tasks = await self._tasks.unfinished(merchant, CATALOGUE_IMPORT)
-        for task in tasks:
-            await self._tasks.requeue(merchant, task.id)
-            await self._queue.enqueue(JOB, {"merchant": merchant, "task_id": task.id})
-            log.warning("import_taken_up_again", merchant=merchant, task=task.id)
-        return len(tasks)
 
     async def run(
         self,
@@ -349,3 +356,43 @@ def _summary(report: _Report) -> str:
     )
     more = f" and {report.rejected - 1:,} more" if report.rejected > 1 else ""
     return f"{where}: {first.reason}{more}; nothing was changed (skip_rejected takes the good rows)"
+
+
+class ImportRecovery:
+    """What a worker does now and then for imports that nobody works on: their worker died, or the
+    queue was away when they were submitted."""
+
+    def __init__(
+        self,
+        tasks: Tasks,
+        files: Files,
+        queue: TaskQueue,
+        jobs: JobLog,
+        merchants: MerchantSource,
+        *,
+        enqueued_within: float = _ENQUEUED_WITHIN,
+    ) -> None:
+        self._tasks = tasks
+        self._files = files
+        self._queue = queue
+        self._jobs = jobs
+        self._merchants = merchants
+        self._enqueued_within = enqueued_within
+
+    async def run(self) -> None:
+        """Enqueues them, and removes uploads that no task came of.
+
+        Raises:
+            Unavailable: a store or the queue is away.
+        """
+        pending = {(job["merchant"], job["task_id"]) for job in await self._jobs.pending(JOB)}
+        for merchant in await self._merchants.versions():
+            for task in await self._tasks.unfinished(merchant, CATALOGUE_IMPORT):
+                young = time.time() - task.created_at < self._enqueued_within
+                if young or (merchant, task.id) in pending:
+                    continue
+                await self._tasks.requeue(merchant, task.id)
+                await self._queue.enqueue(JOB, {"merchant": merchant, "task_id": task.id})
+                log.warning("import_taken_up_again", merchant=merchant, task=task.id)
+        if swept := await self._files.sweep(_KEPT_SECONDS):
+            log.warning("uploads_swept", uploads=swept)

@@ -1,59 +1,25 @@
-"""From a file's rows to records. A file is data: nothing in it is evaluated, and a cell that a
-spreadsheet would take for a formula is the text that it is.
-
-CSV is RFC 4180 with a header. Columns, as Constructor's feeds have them:
-
-| items | variations | item_groups | becomes |
-|---|---|---|---|
-| id | variation_id or id | id | id |
-| item_name or name | the same | name | name |
-| | item_id | parent_id, or parent_ids (JSON list) | where it belongs |
-| suggested_score | the same | | suggested_score |
-| url, image_url, description, price, sale_price | the same | | the field of data |
-| active, deactivated, availability | the same | | the field of data |
-| keywords, group_ids | the same | | lists, values separated by a vertical bar |
-| facet:NAME | the same | | a facet; values separated by a vertical bar |
-| metadata:NAME | the same | | data's NAME, as text |
-| metadata_json:NAME | the same | | data's NAME, from JSON |
-| data | the same | data | data, from JSON |
-
-Any other column is taken like metadata:NAME. An empty cell says nothing of its field.
-"""
+"""A file's rows, read as a stream: CSV (RFC 4180, with a header), JSONL and JSON."""
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO, Any, Final, Literal
 
 import msgspec
 
 from app.domain.catalogue import Kind, Record
-from app.domain.catalogue_input import parse_record, readable_id, record_from_fields
+from app.domain.catalogue_input import parse_record, readable_id
 from app.domain.errors import InvalidInput
+from app.services.catalogue_columns import BrokenFile, Columns
 
 MAX_LINE_BYTES: Final = 1024 * 1024
 MAX_COLUMNS: Final = 1_000
 _MAX_JSON_BYTES: Final = 64 * 1024 * 1024  # a JSON file cannot be read as a stream
-_SEPARATOR: Final = "|"
-_TRUE: Final = frozenset({"true", "1", "yes", "y", "t"})
-_FALSE: Final = frozenset({"false", "0", "no", "n", "f"})
 _BOM: Final = b"\xef\xbb\xbf"
 
-Cell = Callable[[str], Any]
 Format = Literal["csv", "jsonl", "json"]
-
-
-class BrokenFile(InvalidInput):
-    """A file that cannot be read to its end: nothing of it counts."""
-
-    def __init__(self, name: str, message: str, line: int | None = None) -> None:
-        at = f"{name}, line {line:,}" if line is not None else name
-        super().__init__(f"{at}: {message}")
-        self.file = name
-        self.line = line
-        self.reason = message
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,202 +51,23 @@ class Row:
     id: str | None = None  # of a refused one, where it could be read
 
 
-def read_rows(source: Source, *, partial: bool) -> Iterator[Row]:
+def read_rows(
+    source: Source, *, partial: bool, mapping: Mapping[str, str] | None = None
+) -> Iterator[Row]:
     """The rows of a file.
 
     Args:
         partial: as a PATCH takes them: only the id is required.
+        mapping: field -> column (of JSONL: key), where a file calls a field otherwise.
 
     Raises:
         BrokenFile: it cannot be read to its end. What came before does not count.
     """
     if source.format == "csv":
-        return _csv(source, partial)
+        return _csv(source, partial, mapping)
+    if mapping:
+        return _mapped_jsonl(source, partial, mapping)
     return _json(source, partial) if source.format == "json" else _jsonl(source, partial)
-
-
-class Columns:
-    """How the columns of a table become the fields of a record."""
-
-    def __init__(
-        self,
-        name: str,
-        kind: Kind,
-        columns: Sequence[str],
-        *,
-        partial: bool,
-        mapping: Mapping[str, str] | None = None,
-    ) -> None:
-        """
-        Args:
-            name: of the file, for errors.
-            mapping: field -> column, where a file calls a field otherwise.
-
-        Raises:
-            BrokenFile: a column is missing or comes twice; it lists what was found and wanted.
-        """
-        self.kind = kind
-        self.names = [column.strip() for column in columns]
-        self._partial = partial
-        fields = self._fields(name, mapping or {})
-        self._places = [_place(kind, field) for field in fields]
-        have = {place[-1] for place in self._places if len(place) == 1}
-        wanted = {"id"} if partial else {"id", "name"}
-        if kind is Kind.VARIATIONS:
-            wanted = {"id"} if partial else {"id", "item_id"}
-        if missing := sorted(wanted - have):
-            raise BrokenFile(
-                name,
-                f"has no column for {' and '.join(missing)}; columns found:"
-                f" {', '.join(self.names) or 'none'}; wanted: {', '.join(_wanted(kind))}",
-                1,
-            )
-        doubled = sorted(
-            {".".join(place) for place in self._places if self._places.count(place) > 1}
-        )
-        if doubled:
-            raise BrokenFile(name, f"has two columns for {', '.join(doubled)}: leave one", 1)
-        self._id = self._places.index(("id",))
-        self._cells = [_cell(field) for field in fields]
-
-    def record(self, cells: Sequence[Any]) -> Record:
-        """The record of a row. Texts are read as their column says; other values are taken as they
-        are, and None and "" say nothing.
-
-        Raises:
-            InvalidInput: naming the field.
-        """
-        fields: dict[str, Any] = {}
-        data: dict[str, Any] = {}
-        facets: dict[str, Any] = {}
-        for place, read, cell in zip(self._places, self._cells, cells, strict=True):
-            if cell is None or cell == "":
-                continue
-            try:
-                value = read(cell) if isinstance(cell, str) else cell
-            except ValueError as error:
-                raise InvalidInput.field("/" + "/".join(place), str(error)) from None
-            if len(place) == 1:
-                if place[0] == "data":
-                    data.update(value)
-                else:
-                    fields[place[0]] = value
-            elif place[0] == "facets":
-                facets[place[1]] = value if isinstance(value, list) else [value]
-            else:
-                data[place[1]] = value
-        if facets:
-            data["facets"] = facets
-        if data:
-            fields["data"] = data
-        return record_from_fields(self.kind, fields, partial=self._partial)
-
-    def id_of(self, cells: Sequence[Any]) -> str | None:
-        """The id of a row that may be wrong otherwise."""
-        found = cells[self._id] if self._id < len(cells) else None
-        return str(found)[:250] if found not in (None, "") else None
-
-    def _fields(self, name: str, mapping: Mapping[str, str]) -> list[str]:
-        fields = list(self.names)
-        for field, column in mapping.items():
-            if column not in self.names:
-                raise BrokenFile(
-                    name,
-                    f"has no column {column} to take {field} from; columns found:"
-                    f" {', '.join(self.names) or 'none'}",
-                    1,
-                )
-            fields[self.names.index(column)] = field
-        return fields
-
-
-def _wanted(kind: Kind) -> list[str]:
-    if kind is Kind.ITEM_GROUPS:
-        return ["id", "name", "parent_id", "data"]
-    first = ["id", "item_name"] if kind is Kind.ITEMS else ["variation_id", "item_id", "item_name"]
-    return [*first, "url", "image_url", "price", "group_ids", "facet:NAME", "metadata:NAME"]
-
-
-def _place(kind: Kind, field: str) -> tuple[str, ...]:
-    """Where a column goes: ("name",), ("data", "brand"), ("facets", "colour")."""
-    prefix, _, rest = field.partition(":")
-    if rest and prefix in ("metadata", "metadata_json"):
-        return ("data", rest)
-    if rest and prefix == "facet":
-        return ("facets", rest)
-    own = {"id": "id", "name": "name", "item_name": "name", "data": "data"}
-    if kind is Kind.ITEM_GROUPS:
-        own |= {"parent_id": "parent_id", "parent_ids": "parent_ids"}
-    else:
-        own["suggested_score"] = "suggested_score"
-    if kind is Kind.VARIATIONS:
-        own |= {"variation_id": "id", "item_id": "item_id"}
-    return (own[field],) if field in own else ("data", field)
-
-
-def _cell(field: str) -> Cell:
-    """How the text of a cell is read."""
-    prefix, _, rest = field.partition(":")
-    if prefix == "metadata_json" and rest:
-        return _from_json
-    if prefix == "metadata" and rest in ("price", "sale_price"):
-        return _number
-    if field == "parent_ids":
-        return _from_json
-    if prefix == "facet" and rest:
-        return _list
-    return _CELLS.get(field, str)
-
-
-def _list(text: str) -> list[str]:
-    return [part for value in text.split(_SEPARATOR) if (part := value.strip())]
-
-
-def _number(text: str) -> Any:
-    try:
-        return float(text)
-    except ValueError:
-        return text  # "£12.50" is a price too; what is none is refused as one
-
-
-def _score(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise ValueError("must be a number") from None
-
-
-def _truth(text: str) -> bool:
-    lower = text.strip().lower()
-    if lower not in _TRUE and lower not in _FALSE:
-        raise ValueError("must be true or false")
-    return lower in _TRUE
-
-
-def _from_json(text: str) -> Any:
-    try:
-        return msgspec.json.decode(text)
-    except (msgspec.MsgspecError, RecursionError):
-        raise ValueError("is not valid JSON") from None
-
-
-def _json_object(text: str) -> dict[str, Any]:
-    value = _from_json(text)
-    if not isinstance(value, dict):
-        raise ValueError("must be a JSON object")  # of a cell, not of a type
-    return value
-
-
-_CELLS: Final[Mapping[str, Cell]] = {
-    "suggested_score": _score,
-    "price": _number,
-    "sale_price": _number,
-    "active": _truth,
-    "deactivated": _truth,
-    "keywords": _list,
-    "group_ids": _list,
-    "data": _json_object,
-}
 
 
 class _Lines:
@@ -317,7 +104,7 @@ def next_line(source: Source, number: int) -> bytes:
     return line
 
 
-def _csv(source: Source, partial: bool) -> Iterator[Row]:
+def _csv(source: Source, partial: bool, mapping: Mapping[str, str] | None) -> Iterator[Row]:
     lines = _Lines(source)
     reader = csv.reader(iter(lines), strict=True)
     columns: Columns | None = None
@@ -333,7 +120,9 @@ def _csv(source: Source, partial: bool) -> Iterator[Row]:
         if not cells:
             continue
         if columns is None:
-            columns = _header(source, cells, start, lines.undecodable, partial)
+            if lines.undecodable:
+                raise BrokenFile(source.name, "is not UTF-8", start)
+            columns = _header(source, cells, start, partial, mapping)
             continue
         yield _csv_row(columns, cells, start, lines.undecodable)
     if columns is None:
@@ -341,15 +130,17 @@ def _csv(source: Source, partial: bool) -> Iterator[Row]:
 
 
 def _header(
-    source: Source, cells: list[str], line: int, undecodable: bool, partial: bool
+    source: Source,
+    cells: list[str],
+    line: int,
+    partial: bool,
+    mapping: Mapping[str, str] | None,
 ) -> Columns:
-    if undecodable:
-        raise BrokenFile(source.name, "is not UTF-8", line)
     if len(cells) > MAX_COLUMNS:
         raise BrokenFile(source.name, f"has more than {MAX_COLUMNS:,} columns", line)
     if len(cells) == 1 and any(mark in cells[0] for mark in ";\t"):
         raise BrokenFile(source.name, "has a header without commas: separate with commas", line)
-    return Columns(source.name, source.kind, cells, partial=partial)
+    return Columns(source.name, source.kind, cells, partial=partial, mapping=mapping)
 
 
 def _csv_row(columns: Columns, cells: list[str], line: int, undecodable: bool) -> Row:
@@ -362,6 +153,11 @@ def _csv_row(columns: Columns, cells: list[str], line: int, undecodable: bool) -
         )
         # Which of them is the id cannot be known for sure, so that it is none.
         return Row(line, reason=reason)
+    return table_row(columns, cells, line)
+
+
+def table_row(columns: Columns, cells: Sequence[Any], line: int) -> Row:
+    """The row of a table that has as many cells as columns."""
     try:
         return Row(line, (columns.record(cells),))
     except InvalidInput as error:
@@ -384,6 +180,34 @@ def _jsonl(source: Source, partial: bool) -> Iterator[Row]:
         raw = line.removeprefix(_BOM).strip() if number == 1 else line.strip()
         if raw:
             yield _json_row(source.kind, number, raw, partial)
+
+
+def _mapped_jsonl(source: Source, partial: bool, mapping: Mapping[str, str]) -> Iterator[Row]:
+    """JSON lines as rows of a table: keys are columns."""
+    number = 0
+    known: dict[tuple[str, ...], Columns] = {}
+    while line := next_line(source, number + 1):
+        number += 1
+        raw = line.removeprefix(_BOM).strip() if number == 1 else line.strip()
+        if not raw:
+            continue
+        try:
+            row = msgspec.json.decode(raw, type=dict[str, Any])
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            yield Row(number, reason="is not a JSON object")
+            continue
+        keys = tuple(row)
+        columns = known.get(keys)
+        if columns is None:
+            own = {field: key for field, key in mapping.items() if key in row}
+            try:
+                columns = Columns(source.name, source.kind, keys, partial=partial, mapping=own)
+            except BrokenFile as error:
+                yield Row(number, reason=error.reason)
+                continue
+            if len(known) < MAX_COLUMNS:
+                known[keys] = columns
+        yield table_row(columns, list(row.values()), number)
 
 
 def _json(source: Source, partial: bool) -> Iterator[Row]:

@@ -189,7 +189,13 @@ class Tasks(Protocol):
         rejections: Sequence[Rejection] = (),
     ) -> Task: ...
 
-    async def requeue(self, merchant: MerchantId, task_id: int) -> Task: ...
+    async def attempt(self, merchant: MerchantId, task_id: int) -> int:
+        """Counts that somebody begins to work on a task. Returns how often it was begun."""
+        ...
+
+    async def requeue(self, merchant: MerchantId, task_id: int) -> None:
+        """Makes an unfinished task QUEUED again."""
+        ...
 
     async def unfinished(self, merchant: MerchantId, type: str) -> list[Task]:  # noqa: A002
         """Tasks that are QUEUED, or IN_PROGRESS with nobody at work on them."""
@@ -201,6 +207,16 @@ class TaskQueue(Protocol):
 
     async def enqueue(self, name: str, args: Mapping[str, Any]) -> None:
         """
+        Raises:
+            Unavailable: the queue is away.
+        """
+        ...
+
+
+class JobLog(Protocol):
+    async def pending(self, name: str) -> Sequence[Mapping[str, Any]]:
+        """The arguments of the jobs of this name that wait or run.
+
         Raises:
             Unavailable: the queue is away.
         """

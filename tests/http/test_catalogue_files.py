@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from app.domain.catalogue import Section
+from app.domain.errors import Unavailable
 from app.domain.merchant import MerchantId
 from tests.catalogue_shop import CatalogueShop, open_shop
 
@@ -364,7 +365,7 @@ async def test_an_import_that_is_broken_off_has_changed_nothing_and_is_done_agai
     task = await shop.call("GET", started["task_status_path"])
     assert task["status"] == "IN_PROGRESS"
     assert task["counts"]["rows"] > 0
-    assert await shop.imports.recover(shop.id) == 0  # somebody is at work on it
+    assert await shop.recover() == 0  # somebody is at work on it
     await shop.imports.run_import(**job)  # and nobody else begins
     assert (await shop.call("GET", started["task_status_path"]))["status"] == "IN_PROGRESS"
 
@@ -372,26 +373,52 @@ async def test_an_import_that_is_broken_off_has_changed_nothing_and_is_done_agai
     await asyncio.gather(running, return_exceptions=True)
     assert await shop.ids() == ["old"]
     monkeypatch.undo()
-    assert await shop.imports.recover(shop.id) == 1
+    assert await shop.recover() == 1
     assert (await shop.call("GET", started["task_status_path"]))["status"] == "QUEUED"
     await shop.queue.work()
     task = await shop.call("GET", started["task_status_path"])
     assert task["status"] == "DONE", task
     assert len(await shop.ids()) == 5_001
-    assert await shop.imports.recover(shop.id) == 0
+    assert await shop.recover() == 0
 
 
-async def test_an_import_that_kills_its_worker_is_given_up(shop: CatalogueShop) -> None:
+async def test_an_import_that_kills_its_worker_is_given_up(
+    shop: CatalogueShop, monkeypatch: pytest.MonkeyPatch
+) -> None:
     started = await shop.upload(files={"items": csv("a,A,1")})
-    shop.queue.waiting = []
-    for _ in range(3):
-        assert await shop.imports.recover(shop.id) == 1
-        shop.queue.waiting = shop.queue.waiting[-1:]
+
+    async def die(*_: Any, **__: Any) -> None:
+        raise asyncio.CancelledError
+
+    run = shop.imports.run
+    monkeypatch.setattr(shop.imports, "run", die)
+    for _ in range(5):
+        (job,) = shop.queue.waiting
+        shop.queue.waiting = []
+        with pytest.raises(asyncio.CancelledError):
+            await shop.imports.run_import(**job)
+        assert await shop.recover() == 1
+    assert await shop.recover() == 0  # it waits in the queue
+    monkeypatch.setattr(shop.imports, "run", run)
     await shop.queue.work()
     task = await shop.call("GET", started["task_status_path"])
     assert task["status"] == "FAILED"
-    assert "broken off 3 times" in task["error"]
+    assert "broken off 5 times" in task["error"]
     assert list(shop.files._root.iterdir()) == []
+
+
+async def test_an_import_that_the_queue_did_not_take_is_done_all_the_same(
+    shop: CatalogueShop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def away(*_: Any) -> None:
+        raise Unavailable("the queue is away")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(shop.queue, "enqueue", away)
+        started = await shop.upload(files={"items": csv("a,A,1")})
+    assert await shop.recover() == 1
+    await shop.queue.work()
+    assert (await shop.call("GET", started["task_status_path"]))["status"] == "DONE"
 
 
 async def test_what_was_left_behind_is_swept(shop: CatalogueShop) -> None:
