@@ -11,6 +11,7 @@ from typing import Final
 
 from dependency_injector import containers, providers
 
+from app.domain.gate import GateRule
 from app.domain.item_index import ItemIndexes
 from app.domain.rendered import RenderedItems
 from app.files.catalogue_files import CatalogueFiles
@@ -81,6 +82,12 @@ RETENTION_TASK_DAYS: Final = 90
 
 def _artefacts_url(settings: Settings) -> str:
     return settings.artefacts_url or str((settings.home / "artefacts").absolute())
+
+
+def _gate(settings: Settings) -> GateRule | None:
+    if not settings.gate_metric:
+        return None
+    return GateRule(metric=settings.gate_metric, margin=settings.gate_margin)
 
 
 def _spool(settings: Settings) -> EventSpool | None:
@@ -195,7 +202,9 @@ class Container(containers.DeclarativeContainer):
     # Models and training
 
     strategies = providers.Singleton(discover)
-    models = providers.Singleton(Models, model_versions, artefacts)
+    models = providers.Singleton(
+        Models, model_versions, artefacts, keep=settings.provided.models_kept
+    )
     strategy_configurations = providers.Singleton(
         StrategyConfigurations, strategy_configuration_store, strategies, SUPPORTED_MODES
     )
@@ -203,7 +212,14 @@ class Container(containers.DeclarativeContainer):
     training = providers.Singleton(
         Training,
         source=providers.Singleton(TrainingDataReader, database, scratch),
-        fitter=providers.Singleton(ChildFitter, artefacts, scratch),
+        fitter=providers.Singleton(
+            ChildFitter,
+            artefacts,
+            scratch,
+            timeout=settings.provided.fit_seconds,
+            memory_mib=settings.provided.fit_memory_mib,
+            gate=providers.Callable(_gate, settings),
+        ),
         artefacts=artefacts,
         versions=model_versions,
         configurations=strategy_configuration_store,

@@ -75,6 +75,18 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     event_spool_bytes: Positive = 1024 * 1024 * 1024
     train_schedule: str = "0 3 * * *"
     """When the worker trains everything anew: cron, UTC. Empty: never by the clock."""
+    fit_seconds: Seconds = 4 * 3600.0
+    """How long one fit may take."""
+    fit_memory_mib: Positive | None = None
+    """How much memory one fit may take. None: as much as there is."""
+    models_kept: Positive = 5
+    """Versions of a model that are kept for a rollback, beside the one that serves."""
+    gate_metric: Annotated[
+        str, msgspec.Meta(pattern=r"^((hr|recall|ndcg|mrr|map)@[1-9][0-9]?)?$")
+    ] = "ndcg@20"
+    """By what a new model must not be worse than the one that serves. Empty: it serves anyway."""
+    gate_margin: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.1
+    """By which share it may be worse."""
     worker_jobs: Positive = 2
     """Jobs that a worker process does at the same time."""
     max_body_bytes: Positive = 8 * 1024 * 1024

@@ -53,7 +53,10 @@ def train(
             click.echo("there is no strategy configuration to train yet", err=True)
         for one in results:
             if one.version is not None:
-                click.echo(f"{one.configuration_id}\t{one.version.number}\t{one.version.state}")
+                held = "" if one.kept_back is None else f"\tkept back: {one.kept_back}"
+                click.echo(
+                    f"{one.configuration_id}\t{one.version.number}\t{one.version.state}{held}"
+                )
             else:
                 click.echo(f"{one.configuration_id}\tfailed\t{one.error}")
         return all(one.error is None for one in results)

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from app.domain.catalogue import Section
+from app.domain.gate import Verdict
 
 MANIFEST_FORMAT = 1
 """Version of the artefact's layout on disk."""
@@ -51,6 +52,6 @@ class ModelVersion(msgspec.Struct, frozen=True, kw_only=True):
     location: str  # below the artefact store's root
     sha256: str  # of the manifest, hex
     manifest: Manifest
-    metrics: Mapping[str, Any] = {}
+    verdict: Verdict | None = None  # of the gate; None: there was nothing to judge against
     fitted_at: float  # Unix seconds
     published_at: float | None = None  # when it last began to serve

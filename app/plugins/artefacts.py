@@ -144,6 +144,17 @@ class ArtefactStore:
             ArtefactError: it is missing, altered, or of a layout that this version cannot read.
             Unavailable: a remote store cannot be reached.
         """
+        directory, manifest = self.verified(location, sha256)
+        loaded = open_arrays(directory, array_names(manifest), location)
+        utf8, offsets = loaded.pop(ITEMS_UTF8), loaded.pop(ITEMS_OFFSETS)
+        ids = unpack_strings(utf8, offsets)
+        if len(ids) != manifest.items:
+            raise ArtefactError(f"artefact {location}: {len(ids)} ids for {manifest.items} items")
+        return Artefact(manifest, loaded, ids)
+
+    def verified(self, location: str, sha256: str) -> tuple[Path, Manifest]:
+        """A directory of this machine with the artefact's files, and the manifest; raises as `open`
+        does."""
         directory = Path(self._root) / location if self._local else self._fetch(location, sha256)
         try:
             text = (directory / MANIFEST).read_bytes()
@@ -153,12 +164,7 @@ class ArtefactStore:
             raise ArtefactError(f"artefact {location}: its manifest is not the one published")
         manifest = read_manifest(text, location)
         self._verify(directory, location, sha256, manifest)
-        loaded = open_arrays(directory, array_names(manifest), location)
-        utf8, offsets = loaded.pop(ITEMS_UTF8), loaded.pop(ITEMS_OFFSETS)
-        ids = unpack_strings(utf8, offsets)
-        if len(ids) != manifest.items:
-            raise ArtefactError(f"artefact {location}: {len(ids)} ids for {manifest.items} items")
-        return Artefact(manifest, loaded, ids)
+        return directory, manifest
 
     def _fetch(self, location: str, sha256: str) -> Path:
         """The local copy of a remote artefact, fetched once a machine."""

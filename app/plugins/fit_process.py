@@ -6,17 +6,14 @@ standard output, which a strategy that prints cannot reach: its prints go to sta
 
 from __future__ import annotations
 
-import hashlib
 import os
 import resource
 import sys
 import threading
 import time
 import traceback
-from collections.abc import Mapping
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
@@ -24,30 +21,8 @@ from app.domain.errors import InvalidInput
 from app.plugins import training_files
 from app.plugins.artefact_files import ITEMS_OFFSETS, ITEMS_UTF8, open_arrays, write
 from app.plugins.discovery import discover
+from app.plugins.fit_job import FitJob, FitReport
 from vitrine_sdk import ENTRY_POINT_GROUP, Context
-
-
-class FitJob(msgspec.Struct, frozen=True, kw_only=True):
-    data: str  # directory that training_files.save wrote
-    staged: str  # empty directory for the artefact
-    strategy: str  # entry-point name
-    config: dict[str, Any]
-    seed: int
-    memory_mib: int | None = None
-
-
-class FitReport(msgspec.Struct, frozen=True, kw_only=True):
-    error: str | None = None
-    contract: int = 0
-    format: int = 0
-    items: int = 0
-    files: Mapping[str, str] = {}
-    metrics: Mapping[str, float] = {}
-
-
-def config_hash(config: Mapping[str, Any]) -> str:
-    """SHA-256 of a configuration's canonical JSON, hex."""
-    return hashlib.sha256(msgspec.json.encode(config, order="deterministic")).hexdigest()
 
 
 def run(job: FitJob) -> FitReport:
@@ -78,6 +53,13 @@ def run(job: FitJob) -> FitReport:
         opened.pop(ITEMS_OFFSETS)
         model = strategy.load(opened, config, len(data.items))
         model.recommend(Context(now=data.now), 1)
+        verdict = None
+        if job.against is not None:
+            from app.plugins.judging import judge  # it brings much that no other fit needs
+
+            step = "judging it"
+            before = found.configuration(job.against.manifest.config)
+            verdict = judge(strategy, config, before, data, job.against, job.seed)
     except MemoryError:
         return FitReport(error=f"{step}: out of memory")
     except Exception as error:  # noqa: BLE001  # a strategy's own trouble, told to its merchant
@@ -89,6 +71,7 @@ def run(job: FitJob) -> FitReport:
         format=found.format or 0,
         items=len(data.items),
         files=files,
+        verdict=verdict,
         metrics={
             "items": float(len(data.items)),
             "events": float(len(data.events)),

@@ -12,15 +12,19 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import msgspec
+import structlog
 
-from app.domain.model import Manifest
+from app.domain.gate import GateRule
+from app.domain.model import Manifest, ModelVersion
 from app.domain.pod import StrategyConfiguration
 from app.domain.strategy import InstalledStrategy
 from app.plugins import training_files
-from app.plugins.artefact_files import write_manifest
+from app.plugins.artefact_files import ArtefactError, write_manifest
 from app.plugins.artefacts import ArtefactStore
-from app.plugins.fit_process import FitJob, FitReport, config_hash
+from app.plugins.fit_job import Against, FitJob, FitReport, config_hash
 from app.services.train import FitFailed, Staged, TrainingSet
+
+log = structlog.get_logger()
 
 
 class ChildFitter:
@@ -30,6 +34,7 @@ class ChildFitter:
         scratch: a directory for the training data; it is needed only while fits run.
         timeout: seconds after which a fit is killed.
         memory_mib: address space that a fit may take; None: as much as there is.
+        gate: how new models are judged against those that serve; None: they are not.
     """
 
     def __init__(
@@ -39,11 +44,13 @@ class ChildFitter:
         *,
         timeout: float = 4 * 3600.0,
         memory_mib: int | None = None,
+        gate: GateRule | None = None,
     ) -> None:
         self._store = store
         self._scratch = scratch
         self._timeout = timeout
         self._memory_mib = memory_mib
+        self._gate = gate
 
     @asynccontextmanager
     async def prepare(self, training_set: TrainingSet) -> AsyncIterator[PreparedData]:
@@ -57,6 +64,7 @@ class ChildFitter:
                 training_set,
                 timeout=self._timeout,
                 memory_mib=self._memory_mib,
+                gate=self._gate,
             )
         finally:
             await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
@@ -73,7 +81,9 @@ class PreparedData:
         *,
         timeout: float,
         memory_mib: int | None,
+        gate: GateRule | None,
     ) -> None:
+        self._gate = gate
         self._store = store
         self._directory = directory
         self._section = training_set.section
@@ -84,7 +94,11 @@ class PreparedData:
         self._memory_mib = memory_mib
 
     async def fit(
-        self, configuration: StrategyConfiguration, strategy: InstalledStrategy, seed: int
+        self,
+        configuration: StrategyConfiguration,
+        strategy: InstalledStrategy,
+        seed: int,
+        serving: ModelVersion | None,
     ) -> Staged:
         config = msgspec.to_builtins(strategy.configuration(configuration.config))
         staged = await asyncio.to_thread(self._store.staging)
@@ -95,6 +109,7 @@ class PreparedData:
             config=config,
             seed=seed,
             memory_mib=self._memory_mib,
+            against=await self._against(serving),
         )
         try:
             report = await self._run(job)
@@ -118,7 +133,22 @@ class PreparedData:
         except BaseException:
             shutil.rmtree(staged, ignore_errors=True)
             raise
-        return Staged(staged, manifest, sha256)
+        return Staged(staged, manifest, sha256, report.verdict)
+
+    async def _against(self, serving: ModelVersion | None) -> Against | None:
+        """What the new one is judged against; nothing, where that cannot be opened any more."""
+        if self._gate is None or serving is None:
+            return None
+        try:
+            directory, manifest = await asyncio.to_thread(
+                self._store.verified, serving.location, serving.sha256
+            )
+        except ArtefactError as error:
+            log.warning("gate_without_published_model", reason=error.message)
+            return None
+        return Against(
+            number=serving.number, directory=str(directory), manifest=manifest, rule=self._gate
+        )
 
     async def _run(self, job: FitJob) -> FitReport:
         process = await asyncio.create_subprocess_exec(

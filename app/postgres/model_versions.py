@@ -11,6 +11,7 @@ from sqlalchemy.dialects import postgresql as pg
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.domain.errors import Conflict, NotFound
+from app.domain.gate import Verdict
 from app.domain.merchant import MerchantId
 from app.domain.model import Manifest, ModelState, ModelVersion
 from app.domain.webhook import WebhookEvent
@@ -24,6 +25,17 @@ from app.postgres.webhooks import announce
 class ModelVersionStore:
     def __init__(self, database: Database) -> None:
         self._database = database
+
+    async def serving(self, merchant: MerchantId, configuration_id: str) -> ModelVersion | None:
+        """The published version, if there is one."""
+        query = sa.select(table).where(
+            table.c.merchant_id == merchant,
+            table.c.configuration_id == configuration_id,
+            table.c.state == ModelState.PUBLISHED.value,
+        )
+        async with self._database.merchant(merchant) as connection:
+            row = (await connection.execute(query)).mappings().one_or_none()
+        return None if row is None else _version(row)
 
     async def next_number(self, merchant: MerchantId, configuration_id: str) -> int:
         query = sa.select(sa.func.coalesce(sa.func.max(table.c.number), 0) + 1).where(
@@ -40,6 +52,7 @@ class ModelVersionStore:
         location: str,
         sha256: str,
         manifest: Manifest,
+        verdict: Verdict | None = None,
         actor: str,
     ) -> ModelVersion:
         """A fitted version; nothing serves it yet.
@@ -56,7 +69,7 @@ class ModelVersionStore:
             "location": location,
             # The manifest's own checksum lies beside it: it cannot be within.
             "manifest": {**msgspec.to_builtins(manifest), "sha256": sha256},
-            "metrics": dict(manifest.metrics),
+            "metrics": {} if verdict is None else {"gate": msgspec.to_builtins(verdict)},
         }
         insert = pg.insert(table).values(values).on_conflict_do_nothing().returning(table)
         async with self._database.merchant(merchant) as connection:
@@ -65,7 +78,12 @@ class ModelVersionStore:
                 raise Conflict(f"model version {number} exists already")
             version = _version(row)
             await audit.record(
-                connection, merchant, actor, "model.fit", _subject(version), after=version.metrics
+                connection,
+                merchant,
+                actor,
+                "model.fit",
+                _subject(version),
+                after={"metrics": manifest.metrics, "gate": verdict},
             )
             return version
 
@@ -280,7 +298,7 @@ def _version(row: Any) -> ModelVersion:
         location=row["location"],
         sha256=row["manifest"]["sha256"],
         manifest=msgspec.convert(row["manifest"], Manifest),
-        metrics=row["metrics"],
+        verdict=msgspec.convert(row["metrics"].get("gate"), Verdict | None),
         fitted_at=row["fitted_at"].timestamp(),
         published_at=None if published is None else published.timestamp(),
     )

@@ -17,6 +17,7 @@ import structlog
 
 from app.domain.catalogue import Section
 from app.domain.errors import Conflict, InvalidInput, NotFound, VitrineError
+from app.domain.gate import Verdict
 from app.domain.merchant import MerchantId
 from app.domain.model import Manifest, ModelVersion
 from app.domain.pod import StrategyConfiguration
@@ -53,6 +54,7 @@ class Staged:
     directory: Path
     manifest: Manifest
     sha256: str  # of the manifest
+    verdict: Verdict | None = None  # of the gate; None: there was nothing to judge against
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +64,12 @@ class Trained:
     configuration_id: str
     version: ModelVersion | None = None
     error: str | None = None  # why there is no version
+
+    @property
+    def kept_back(self) -> str | None:
+        """Why the gate did not let it serve; None: it did."""
+        verdict = None if self.version is None else self.version.verdict
+        return None if verdict is None or verdict.passed else verdict.reason
 
 
 class TrainingDataSource(Protocol):
@@ -74,9 +82,13 @@ class TrainingDataSource(Protocol):
 
 class PreparedFit(Protocol):
     async def fit(
-        self, configuration: StrategyConfiguration, strategy: InstalledStrategy, seed: int
+        self,
+        configuration: StrategyConfiguration,
+        strategy: InstalledStrategy,
+        seed: int,
+        serving: ModelVersion | None,
     ) -> Staged:
-        """Fit in a child process.
+        """Fit in a child process, and judge what came of it against the version that serves.
 
         Raises:
             FitFailed: with the reason; nothing is left behind.
@@ -97,6 +109,8 @@ class ArtefactPlaces(Protocol):
 
 
 class ModelVersionStore(Protocol):
+    async def serving(self, merchant: MerchantId, configuration_id: str) -> ModelVersion | None: ...
+
     async def next_number(self, merchant: MerchantId, configuration_id: str) -> int: ...
 
     async def add(
@@ -107,6 +121,7 @@ class ModelVersionStore(Protocol):
         location: str,
         sha256: str,
         manifest: Manifest,
+        verdict: Verdict | None,
         actor: str,
     ) -> ModelVersion:
         """
@@ -239,9 +254,21 @@ class Training:
         publish: bool,
         seed: int,
     ) -> ModelVersion:
-        staged = await prepared.fit(configuration, strategy, seed)
+        serving = await self._versions.serving(merchant, configuration.id)
+        staged = await prepared.fit(configuration, strategy, seed, serving)
         version = await self._keep(merchant, staged, actor)
-        return await self._publish(merchant, version, actor) if publish else version
+        if not publish:
+            return version
+        if staged.verdict is not None and not staged.verdict.passed:
+            log.warning(
+                "model_kept_back",
+                merchant=merchant,
+                configuration=configuration.id,
+                number=version.number,
+                reason=staged.verdict.reason,
+            )
+            return version
+        return await self._publish(merchant, version, actor)
 
     async def _keep(self, merchant: MerchantId, staged: Staged, actor: str) -> ModelVersion:
         """Into the store, then into the table. A number that somebody else took, or that a crash
@@ -261,6 +288,7 @@ class Training:
             location=location,
             sha256=staged.sha256,
             manifest=staged.manifest,
+            verdict=staged.verdict,
             actor=actor,
         )
 
@@ -279,8 +307,10 @@ class Training:
 
 def _summary(version: ModelVersion) -> str:
     metrics: Mapping[str, float] = version.manifest.metrics
+    verdict = version.verdict
+    gate = "" if verdict is None else f"; gate: {verdict.reason}"
     return (
         f"{version.configuration_id}: version {version.number} {version.state}, "
         f"{metrics.get('items', 0):,.0f} items, {metrics.get('events', 0):,.0f} events, "
-        f"{metrics.get('seconds', 0):.1f} s, {metrics.get('peak_mib', 0):,.0f} MiB"
+        f"{metrics.get('seconds', 0):.1f} s, {metrics.get('peak_mib', 0):,.0f} MiB{gate}"
     )

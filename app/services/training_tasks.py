@@ -177,9 +177,13 @@ class TrainingTasks:
 
     async def _end(self, merchant: MerchantId, task_id: int, results: Sequence[Trained]) -> None:
         failed = [one for one in results if one.error is not None]
+        held = [one for one in results if one.kept_back is not None]
         counts = {"fitted": len(results) - len(failed), "failed": len(failed)}
+        if held:
+            counts["kept_back"] = len(held)
         rejections = [
-            Rejection(reason=one.error or "", subject=one.configuration_id) for one in failed
+            Rejection(reason=one.error or one.kept_back or "", subject=one.configuration_id)
+            for one in (*failed, *held)
         ]
         if failed and len(failed) == len(results):
             error = f"{failed[0].configuration_id}: {failed[0].error}"

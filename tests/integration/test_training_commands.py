@@ -19,7 +19,7 @@ from app.cli import vitrine
 from app.domain.pod import StrategyConfiguration
 from app.domain.task import TaskStatus
 from app.jobs.queue import JobQueue
-from app.plugins.fit_process import FitJob
+from app.plugins.fit_job import FitJob
 from app.postgres.database import Database, raw
 from app.postgres.strategy_configurations import StrategyConfigurationStore
 from app.postgres.tasks import Tasks
