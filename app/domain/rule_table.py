@@ -91,7 +91,8 @@ class ItemTests:
                 part = self._bind(expression.of, named)
                 return ItemTest(_inverse(part.evaluate), timeless=part.timeless)
             case item.ItemNamed():
-                return self._bind(named[expression.name], named)
+                part = self._bind(named[expression.name], named)
+                return ItemTest(_once(self._index, part.evaluate), timeless=part.timeless)
             case item.ItemNew():
                 return ItemTest(_new(self._index, expression.days), timeless=False)
             case item.ItemList():
@@ -223,6 +224,22 @@ def _either(parts: Sequence[Evaluator]) -> Evaluator:
 
 def _inverse(part: Evaluator) -> Evaluator:
     return lambda rows, now: ~part(rows, now)
+
+
+def _once(index: ItemIndex, part: Evaluator) -> Evaluator:
+    """Answers the same question once: names that refer to names a hundred times each would
+    otherwise be asked without end."""
+    asked: tuple[IntArray, float, int] | None = None
+    answer = np.zeros(0, np.bool_)
+
+    def evaluate(rows: IntArray, now: float) -> BoolArray:
+        nonlocal asked, answer
+        known = asked
+        if known is None or (known[0] is not rows or known[1] != now or known[2] != index.revision):
+            answer, asked = part(rows, now), (rows, now, index.revision)
+        return answer
+
+    return evaluate
 
 
 def _new(index: ItemIndex, days: float) -> Evaluator:
