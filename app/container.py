@@ -30,6 +30,7 @@ from app.http.native_events import NativeEventsHandler
 from app.http.rate_limit import RateLimit
 from app.http.storefront import Storefront
 from app.http.tracking import Tracking
+from app.http.webhook_sender import HttpWebhookSender
 from app.jobs.queue import JobQueue
 from app.plugins.artefacts import ArtefactStore
 from app.plugins.discovery import discover
@@ -52,6 +53,7 @@ from app.postgres.served_samples import PostgresServedSamples
 from app.postgres.strategy_configurations import StrategyConfigurationStore
 from app.postgres.tasks import Tasks
 from app.postgres.training_data import TrainingDataReader
+from app.postgres.webhooks import WebhookStore
 from app.redis.connection import RedisConnection
 from app.redis.history import HistoryStore
 from app.redis.item_features import RedisItemFeatures
@@ -70,6 +72,7 @@ from app.services.shopper_history import Histories
 from app.services.track import Tracker
 from app.services.train import Training
 from app.services.training_tasks import TrainingRequests, TrainingTasks
+from app.services.webhooks import WebhookDelivery
 from app.settings import Settings
 from app.telemetry.metrics import Metrics
 
@@ -240,6 +243,12 @@ class Container(containers.DeclarativeContainer):
         configuration_reader,
         providers.Callable(_retention_days, settings),
     )
+
+    # Webhooks
+
+    webhook_store = providers.Singleton(WebhookStore, database)
+    webhook_sender = providers.Singleton(HttpWebhookSender)
+    webhook_delivery = providers.Singleton(WebhookDelivery, webhook_store, webhook_sender)
 
     # Serving
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+from typing import Final
 
 import click
 
@@ -12,12 +13,13 @@ from app.domain.errors import VitrineError
 from app.domain.task import TRAINING
 from app.embedded import EmbeddedError
 from app.jobs.queue import JobQueue
-from app.jobs.worker import Periodic, Worker
+from app.jobs.worker import Periodic, Repeated, Worker
 from app.services.catalogue_import import JOB as IMPORT
 from app.settings import Settings
 from app.telemetry import logs
 
-RETENTION_CRON = "17 * * * *"  # hourly, away from the full hour
+RETENTION_CRON: Final = "17 * * * *"  # hourly, away from the full hour
+WEBHOOK_SECONDS: Final = 2.0  # between two looks for messages that are due
 
 
 @click.command(epilog="Example: vitrine worker")
@@ -62,6 +64,7 @@ async def _work(settings: Settings, until_idle: bool, grace: float) -> None:
         queue,
         {TRAINING: trainings.run, IMPORT: container.catalogue_import().run_import},
         periodic,
+        [Repeated("webhooks", WEBHOOK_SECONDS, container.webhook_delivery().run_once)],
         concurrency=jobs,
         grace=grace,
     )
@@ -75,4 +78,6 @@ async def _work(settings: Settings, until_idle: bool, grace: float) -> None:
     finally:
         await container.job_queue().close()
         await queue.close()
+        await container.webhook_sender().close()
+        await container.background_redis().close()
         await container.database().close()
