@@ -39,6 +39,9 @@ _SETTINGS: Final[Mapping[str, str]] = {
     "max_connections": "100",
     "shared_buffers": "128MB",
     "jit": "off",
+    # Parallel plans want shared memory, of which a container has 64 MiB by default.
+    "max_parallel_workers_per_gather": "0",
+    "max_parallel_maintenance_workers": "0",
     "timezone": "UTC",
     "log_timezone": "UTC",
 }
