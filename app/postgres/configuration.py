@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 import sqlalchemy as sa
+import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.domain.configuration import MerchantConfiguration, PublishedModel
@@ -25,6 +26,8 @@ from app.domain.rule import PublishedRules
 from app.postgres.database import Database
 from app.postgres.published_rules import PublishedRulesReader
 from app.postgres.tables import merchant as merchant_table
+
+log = structlog.get_logger()
 
 _LOAD: Final = sa.text("""
 SELECT m.name,
@@ -91,7 +94,7 @@ class ConfigurationReader:
 def _configuration(
     merchant: MerchantId, row: sa.RowMapping, rules: tuple[PublishedRules, ...]
 ) -> MerchantConfiguration:
-    pods = msgspec.convert(row["pods"], tuple[Pod, ...])
+    pods = [pod for one in row["pods"] if (pod := _readable(merchant, one)) is not None]
     strategies = msgspec.convert(row["strategies"], tuple[StrategyConfiguration, ...])
     models = msgspec.convert(row["models"], tuple[PublishedModel, ...])
     return MerchantConfiguration(
@@ -117,6 +120,28 @@ def _configuration(
         models={model.configuration_id: model for model in models},
         rules=rules,
     )
+
+
+def stored_pod(definition: Mapping[str, Any]) -> Pod:
+    """A pod as its row has it. What a later version of the program wrote beside what this one
+    knows is left out: both may run at once during a deployment.
+
+    Raises:
+        msgspec.ValidationError: the rest is none that this version can serve.
+    """
+    known = Pod.__struct_fields__
+    return msgspec.convert(
+        {name: value for name, value in definition.items() if name in known}, Pod
+    )
+
+
+def _readable(merchant: MerchantId, definition: Mapping[str, Any]) -> Pod | None:
+    """One pod that cannot be read must not hold up all that the merchant publishes."""
+    try:
+        return stored_pod(definition)
+    except msgspec.ValidationError as error:
+        log.error("pod_unreadable", merchant=merchant, pod=definition.get("id"), reason=str(error))
+        return None
 
 
 async def bump(connection: AsyncConnection, merchant: MerchantId) -> int:

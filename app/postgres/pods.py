@@ -21,7 +21,7 @@ from app.domain.errors import (
 from app.domain.merchant import MerchantId
 from app.domain.pod import Pod
 from app.postgres import audit
-from app.postgres.configuration import editing
+from app.postgres.configuration import editing, stored_pod
 from app.postgres.database import Database
 from app.postgres.tables import pod as table
 from app.postgres.tables import strategy_configuration
@@ -175,7 +175,7 @@ async def _check_chain(connection: AsyncConnection, merchant: MerchantId, pod: P
 
 def _pod(row: Any) -> Versioned[Pod]:
     return Versioned(
-        value=msgspec.convert(row["definition"], Pod),
+        value=stored_pod(row["definition"]),
         version=row["version"],
         created_at=row["created_at"].timestamp(),
         updated_at=row["updated_at"].timestamp(),

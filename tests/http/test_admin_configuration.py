@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from app.domain.merchant import Role
+from app.postgres.database import raw
 from tests.admin_shop import Process, open_processes
 
 PODS = "/admin/v1/pods"
@@ -341,6 +342,26 @@ async def test_a_refused_change_leaves_no_trace(process: Process) -> None:
     await process.serving.refresh()
     after = process.serving.merchants()[process.merchant].configuration.merchant
     assert after.configuration_version == version.configuration_version + 1  # the fixture's own
+
+
+# Versions of the program
+
+
+async def test_rows_of_another_version_of_the_program(process: Process) -> None:
+    """A field that this version does not know is passed over; a pod that it cannot read is left
+    out, and the others are served."""
+    for name in ("later", "broken", "home"):
+        await process.call("POST", PODS, pod(name), status=201)
+    async with process.database.merchant(process.merchant) as connection:
+        driver = await raw(connection)
+        for name, change in (("later", '{"new_field": 1}'), ("broken", '{"num_results": 0}')):
+            await driver.execute(
+                "UPDATE pod SET definition = definition || $1::text::jsonb WHERE id = $2",
+                *(change, name),
+            )
+    await process.serving.refresh()
+    assert set(process.serving.merchants()[process.merchant].pods) == {"home", "later"}
+    assert (await process.call("GET", f"{PODS}/later"))["num_results"] == 10
 
 
 # Another process
