@@ -283,7 +283,10 @@ def test_a_deep_home_gets_a_short_socket(bare_home: Path) -> None:
                 assert connection.execute("SELECT 1").fetchone() == (1,)
             with redis.Redis.from_url(servers.redis_url) as client:
                 assert client.ping()
-    shutil.rmtree(Path(servers.redis_url.removeprefix("unix://").partition("?")[0]).parent)
+    short = Path(servers.redis_url.removeprefix("unix://").partition("?")[0]).parent
+    assert not short.is_relative_to(bare_home)
+    for directory in (short, short.with_name(short.name.replace("-redis", "-pg"))):
+        shutil.rmtree(directory)
 
 
 def test_a_forked_child_does_not_stop_its_parents_servers(home: Path) -> None:
