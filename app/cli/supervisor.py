@@ -312,6 +312,8 @@ class Supervisor:
 
     def _stop(self, now: float) -> bool:
         """One step of stopping; False when all have ended."""
+        for slot in self._slots:
+            slot.listening.close()  # the workers' own are the last, and close when they are done
         workers = self._all()
         for worker in workers:
             if worker.stopping is None:

@@ -140,8 +140,8 @@ class Server:
         await self._runner.setup()
 
     async def listen(self, listening: socket.socket) -> None:
-        """Accept connections on a listening socket, which stays the caller's: it is not closed
-        when this server stops, so that connections that wait in it are another's to serve."""
+        """Accept connections on a listening socket, which is this server's from now on. Where
+        another process has it too, connections that wait in it at the end are that one's."""
         loop = asyncio.get_running_loop()
         server = self._runner.server
         if server is None:
@@ -151,7 +151,7 @@ class Server:
             return _Protocol(server, loop=loop, **self._arguments)  # type: ignore[arg-type]  # a dict
 
         self._listeners.append(
-            await loop.create_server(connection, sock=listening.dup(), backlog=BACKLOG)
+            await loop.create_server(connection, sock=listening, backlog=BACKLOG)
         )
 
     @property

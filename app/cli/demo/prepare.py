@@ -9,36 +9,42 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterator
-from itertools import islice
+from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Final
 
 import msgspec
-import pyarrow as pa
-import pyarrow.parquet as pq
 
-from app.cli.demo.shop import EVENTS, GROUPS, ITEMS, PODS, STRATEGIES, ShopSource, ShopSummary
+from app.cli.demo.shop import (
+    EVENTS,
+    GROUPS,
+    ITEMS,
+    PODS,
+    STRATEGIES,
+    ShopError,
+    ShopSource,
+    ShopSummary,
+)
+from app.cli.import_items import import_file
 from app.cli.wiring import wire
 from app.container import Container
-from app.domain import fingerprint
-from app.domain.catalogue import DEFAULT_SECTION, ItemId, Kind, Write
+from app.domain.catalogue import DEFAULT_SECTION, Kind, Write
 from app.domain.errors import Conflict, NotFound
-from app.domain.event import Event, Line, Shopper
 from app.domain.merchant import MerchantId, Role
 from app.domain.pod import Pod, StrategyConfiguration
+from app.domain.task import CATALOGUE_IMPORT, TaskStatus
+from app.files.event_files import EventFile
+from app.postgres.event_import import EventImport
 from app.postgres.migration import Migrations
+from app.services.catalogue_import import Order
+from app.services.catalogue_rows import Upload
+from app.services.import_events import ImportEvents, ImportReport
 from app.settings import Settings
 from app.telemetry import logs
 from app.telemetry.output import Output
-from vitrine_sdk import EventType
-
-T = TypeVar("T")
 
 ACTOR: Final = "demo"  # in the audit log
-ITEMS_AT_ONCE: Final = 5_000
-EVENTS_AT_ONCE: Final = 2_000
-FORMAT: Final = "1"  # changes when what is prepared changes
+FORMAT: Final = "2"  # changes when what is prepared changes
 
 
 class State(msgspec.Struct, kw_only=True):
@@ -139,7 +145,10 @@ async def _prepare(settings: Settings, source: ShopSource, folder: Path, steps: 
         await _step(steps, "data", "Reading the data", lambda: _data(source, folder, steps))
         await _step(steps, "items", "Catalogue", lambda: _items(container, merchant, folder, steps))
         await _step(
-            steps, "events", "Purchases", lambda: _events(container, merchant, folder, steps)
+            steps,
+            "events",
+            "Events",
+            lambda: _events(container, settings.database_url or "", merchant, folder, steps),
         )
         await _step(
             steps, "models", "Fitting the strategies", lambda: _models(container, merchant, steps)
@@ -189,28 +198,50 @@ async def _data(source: ShopSource, folder: Path, steps: Steps) -> str:
 
 
 async def _items(container: Container, merchant: MerchantId, folder: Path, steps: Steps) -> str:
-    ingest = container.ingest()
-    written = 0
+    """The whole catalogue is what the files say; each file becomes visible at once."""
+    said = []
     for kind, name in ((Kind.ITEM_GROUPS, GROUPS), (Kind.ITEMS, ITEMS)):
-        with (folder / name).open("rb") as file:
-            for raws in _batches(file, ITEMS_AT_ONCE):
-                await ingest.write(merchant, DEFAULT_SECTION, kind, Write.REPLACE, raws)
-                written += len(raws)
-                steps.progress(f"{written:,} records")
-    return f"{written:,} records"
+        if not (folder / name).stat().st_size:
+            continue
+        order = Order(write=Write.FULL, files=(Upload("", name, kind),), force=True)
+        task = await container.tasks().create(
+            merchant,
+            CATALOGUE_IMPORT,
+            section=DEFAULT_SECTION,
+            input=msgspec.to_builtins(order),
+        )
+        task = await import_file(
+            container.catalogue_import(),
+            task,
+            order,
+            folder / name,
+            kind,
+            {},
+            lambda rows: steps.progress(f"{rows:,} rows"),
+        )
+        if task.status is TaskStatus.FAILED:
+            wrong = await container.tasks().rejections(merchant, task.id, limit=3)
+            raise ShopError("; ".join((str(task.error), *(row.reason for row in wrong))))
+        said.append(f"{task.counts['rows']:,} {kind.replace('_', ' ')}")
+    return ", ".join(said)
 
 
-async def _events(container: Container, merchant: MerchantId, folder: Path, steps: Steps) -> str:
-    log = container.event_log()
-    table = await asyncio.to_thread(pq.read_table, folder / EVENTS)
-    accepted = seen = 0
-    for events in _batches(read_events(table, merchant, time.time()), EVENTS_AT_ONCE):
-        appended = await log.append(events)
-        accepted += sum(receipt.outcome == "accepted" for receipt in appended.receipts)
-        seen += len(events)
-        steps.progress(f"{seen:,} events of {table.num_rows:,} lines")
-    known = f", {seen - accepted:,} known before" if seen > accepted else ""
-    return f"{seen:,} events, {table.num_rows:,} lines{known}"
+async def _events(
+    container: Container, database_url: str, merchant: MerchantId, folder: Path, steps: Steps
+) -> str:
+    def progress(stage: str, report: ImportReport) -> None:
+        done = report.read if stage == "read" else report.accepted + report.duplicate
+        steps.progress(f"{done:,} rows {'read' if stage == 'read' else 'stored'}")
+
+    report = await ImportEvents(EventImport(database_url)).run(
+        merchant, EventFile(folder / EVENTS, merchant), progress=progress
+    )
+    await container.history_rebuild().run(merchant)
+    known = f", {report.duplicate:,} there already" if report.duplicate else ""
+    wrong = "".join(f"; row {row.row}: {row.reason}" for row in report.rejected_rows[:3])
+    return f"{report.read:,} rows{known}" + (
+        f", {report.rejected:,} rejected{wrong}" if report.rejected else ""
+    )
 
 
 async def _models(container: Container, merchant: MerchantId, steps: Steps) -> str:
@@ -242,56 +273,3 @@ async def _unless_there(create: Awaitable[object]) -> None:
         await create
     except Conflict:
         return  # by an earlier start, or changed since: it is the merchant's now
-
-
-def read_events(table: pa.Table, merchant: MerchantId, now: float) -> Iterator[Event]:
-    """Events of a table with `EVENT_COLUMNS`; the lines of an order, one after the other, are one
-    purchase."""
-    columns = {name: table[name].to_pylist() for name in table.column_names}
-    rows = table.num_rows
-
-    def column(name: str, default: Any = None) -> list[Any]:
-        return columns.get(name) or [default] * rows
-
-    types = column("type", "purchase")
-    times, orders = column("time"), column("order_id")
-    users, clients = column("user_id"), column("client_id")
-    items, quantities, prices = column("item_id"), column("quantity"), column("price")
-    start = 0
-    while start < rows:
-        end = start + 1
-        if orders[start] is not None:
-            while end < rows and orders[end] == orders[start]:
-                end += 1
-        lines = tuple(
-            Line(
-                item_id=ItemId(items[row]),
-                quantity=1.0 if quantities[row] is None else quantities[row],
-                price=prices[row],
-            )
-            for row in range(start, end)
-        )
-        claim = (
-            fingerprint.of_order(merchant, orders[start])
-            if orders[start] is not None
-            else fingerprint.of_id(merchant, f"demo-{start}")
-        )
-        yield Event(
-            merchant=merchant,
-            type=EventType[types[start].upper()],
-            action=types[start],
-            time=float(times[start]),
-            received=now,
-            shopper=Shopper(clients[start], users[start]),
-            fingerprint=claim,
-            lines=lines,
-            revenue=round(sum(line.quantity * (line.price or 0.0) for line in lines), 2),
-            order_id=orders[start],
-        )
-        start = end
-
-
-def _batches(rows: Any, size: int) -> Iterator[list[Any]]:
-    rows = iter(rows)
-    while batch := list(islice(rows, size)):
-        yield batch

@@ -54,8 +54,8 @@ class Installing:
         command = _npm()
         if command is None:
             return
-        shutil.rmtree(self._folder, ignore_errors=True)
-        self._folder.mkdir(parents=True)
+        shutil.rmtree(self._folder / "node_modules", ignore_errors=True)
+        self._folder.mkdir(parents=True, exist_ok=True)
         (self._folder / "package.json").write_text('{"private": true}')
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(  # noqa: S603  # nothing of it comes from outside

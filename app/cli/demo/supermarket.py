@@ -269,6 +269,8 @@ def _shop_item(
         in_.append(f"{in_[0]}--{_slug(category)}")
         groups.setdefault(in_[1], ShopGroup(id=in_[1], name=words(category), parent_id=in_[0]))
     size = re.sub(r"\s+", " ", row["package_size"] or "").strip().lower() or None
+    if size:
+        size = re.sub(r"\bga$", "gal", re.sub(r"\bdz$", "dozen", size))
     type_ = words(row["product_type"] or category or department)
     if category and _VAGUE.issuperset(re.findall(r"[a-z]+", type_.lower())):
         type_ = f"{words(category)}, {type_.lower()}"
@@ -302,6 +304,7 @@ def _item(
     }
     data: dict[str, Any] = {
         "url": f"/shop/product/{shown.id}",
+        "label": shown.brand,
         "group_ids": [in_[-1]],
         "facets": [{"name": name, "values": [value]} for name, value in facets.items() if value],
     }

@@ -80,7 +80,7 @@ export function productOf(result) {
     id: data.id,
     name: result.value,
     price: data.price,
-    brand: facet('brand'),
+    brand: data.label ?? facet('brand'),
     size: facet('size'),
     department: facet('department'),
     category: facet('category') ?? facet('type'),
