@@ -19,6 +19,7 @@ from app.services.catalogue_import import CatalogueImport, Order
 _CHUNK: Final = 256 * 1024
 _SHOWN_REJECTIONS: Final = 100
 _FORMATS: Final = ("csv", "jsonl")
+CANCELED: Final = "CANCELED"
 
 
 class TaskReader(Protocol):
@@ -194,6 +195,8 @@ class CatalogueTasksHandler:
         limit = wire.whole_number(request, "num_results_per_page", 20, 1, 100)
         page = wire.whole_number(request, "page", 1, 1, 10**9)
         kind = request.query.get("type")
+        if request.query.get("status", "").upper() == CANCELED:  # the client has it, Vitrine not
+            return wire.answer(wire.TasksAnswer(0, [], dict.fromkeys((*TaskStatus, CANCELED), 0)))
         tasks, total, counts = await self._tasks.page(
             merchant,
             limit=limit,
@@ -203,7 +206,7 @@ class CatalogueTasksHandler:
             since=wire.day(request, "start_date"),
             until=wire.day(request, "end_date", end=True),
         )
-        by_status = dict.fromkeys((*TaskStatus, "CANCELED"), 0) | counts
+        by_status = dict.fromkeys((*TaskStatus, CANCELED), 0) | counts
         return wire.answer(
             wire.TasksAnswer(total, [wire.task_answer(task) for task in tasks], by_status)
         )

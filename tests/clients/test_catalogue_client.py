@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import tarfile
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -178,3 +180,110 @@ async def test_errors_are_as_the_client_expects_them(
         await unknown("catalog", "retrieveItems")
     assert caught.value.status == 401
     assert await ids(catalogue) == []
+
+
+async def ended(shop: CatalogueShop, catalogue: Client, started: dict[str, Any]) -> Any:
+    """The import as the client sees it, once the worker was at it."""
+    waiting = await catalogue("tasks", "getTask", {"id": started["task_id"]})
+    assert waiting["status"] == "QUEUED"
+    await shop.queue.work()
+    return await catalogue("tasks", "getTask", {"id": started["task_id"]})
+
+
+async def test_catalogue_files(shop: CatalogueShop, catalogue: Client, tmp_path: Path) -> None:
+    items, groups, sizes = (tmp_path / name for name in ("a.csv", "b.csv", "c.csv"))
+    items.write_text("id,item_name,price,group_ids\n1,One,5,mugs\n2,Two,6,mugs\n")
+    groups.write_text('parent_id,id,name,data\n,all,All,\nall,mugs,Mugs,"{""x"": 1}"\n')
+    sizes.write_text("variation_id,item_id,metadata:size\n1-s,1,S\n")
+    files = {
+        "section": "Products",
+        "notificationEmail": "shop@example.com",
+        "items": {"$file": str(items)},
+        "itemGroups": {"$file": str(groups)},
+        "variations": {"$file": str(sizes)},
+    }
+    task = await ended(shop, catalogue, await catalogue("catalog", "replaceCatalog", files))
+    assert task["status"] == "DONE", task
+    assert task["result"]["changelog"]["sections"]["Products"]["items_updated"] == 2
+    assert task["filename"] == "items.csv, variations.csv, item_groups.csv"
+    assert await ids(catalogue) == ["1", "2"]
+
+    # A delta replaces what it has; a patch changes the fields that it has.
+    delta = base64.b64encode(b"id,item_name\n2,Deux\n3,Three\n").decode()
+    await ended(
+        shop,
+        catalogue,
+        await catalogue(
+            "catalog", "updateCatalog", {"section": "Products", "items": {"$buffer": delta}}
+        ),
+    )
+    patch = base64.b64encode(b"id,price\n1,9\n9,9\n").decode()
+    parameters = {"section": "Products", "items": {"$buffer": patch}}
+    task = await ended(shop, catalogue, await catalogue("catalog", "patchCatalog", parameters))
+    assert task["status"] == "FAILED"
+    assert "there is no such item" in task["error"]
+    parameters["onMissing"] = "IGNORE"
+    task = await ended(shop, catalogue, await catalogue("catalog", "patchCatalog", parameters))
+    assert task["status"] == "DONE", task
+    features = await shop.in_redis()
+    assert {i.id: (i.name, i.price) for i in features.values()} == {
+        "1": ("One", 9.0),
+        "2": ("Deux", None),
+        "3": ("Three", None),
+    }
+    assert features["1"].attributes["group_id"] == ("mugs", "all")
+
+
+async def test_catalogue_archives(shop: CatalogueShop, catalogue: Client, tmp_path: Path) -> None:
+    def archive(text: str) -> dict[str, str]:
+        path = tmp_path / "catalogue.tar.gz"
+        (tmp_path / "items.csv").write_text(text)
+        with tarfile.open(path, "w:gz") as tar:
+            tar.add(tmp_path / "items.csv", "items.csv")
+        return {"$file": str(path)}
+
+    for method, text, more in (
+        ("replaceCatalogUsingTarArchive", "id,item_name\n1,One\n2,Two\n3,Three\n", {}),
+        ("updateCatalogUsingTarArchive", "id,item_name\n4,Four\n", {}),
+        ("patchCatalogUsingTarArchive", "id,price\n4,1\n5,1\n", {"onMissing": "IGNORE"}),
+        ("replaceCatalogUsingTarArchive", "id,item_name\n4,Four\n", {"force": True}),
+    ):
+        parameters = {"section": "Products", "tarArchive": archive(text), **more}
+        task = await ended(shop, catalogue, await catalogue("catalog", method, parameters))
+        assert task["status"] == "DONE", task
+    assert await ids(catalogue) == ["4"]
+
+
+async def test_tasks(shop: CatalogueShop, catalogue: Client) -> None:
+    first = await catalogue("catalog", "createOrReplaceItems", {"items": ITEMS})
+    second = await catalogue("catalog", "deleteItems", {"items": [{"id": "1"}]})
+    found = await catalogue("tasks", "getAllTasks", {"numResultsPerPage": 1, "page": 2})
+    assert found["total_count"] == 2
+    assert [task["id"] for task in found["tasks"]] == [first["task_id"]]
+    assert found["status_counts"]["DONE"] == 2
+    which = {"status": "DONE", "type": "ingestion", "startDate": "2020-01-01"}
+    found = await catalogue("tasks", "getAllTasks", which)
+    assert [task["id"] for task in found["tasks"]] == [second["task_id"], first["task_id"]]
+    assert (await catalogue("tasks", "getAllTasks", {"status": "CANCELED"}))["tasks"] == []
+    with pytest.raises(ClientError, match="no task") as caught:
+        await catalogue("tasks", "getTask", {"id": 10**9})
+    assert caught.value.status == 404
+
+
+@pytest.mark.parametrize(
+    ("method", "parameters"),
+    [
+        ("getFacetConfigurations", {}),
+        ("addOneWaySynonym", {"phrase": "a", "childPhrases": []}),
+        ("getSynonymGroups", {}),
+        ("getRedirectRules", {}),
+        ("retrieveSearchabilities", {}),
+    ],
+)
+async def test_what_is_of_searching_is_not_there(
+    catalogue: Client, method: str, parameters: dict[str, Any]
+) -> None:
+    with pytest.raises(ClientError) as caught:
+        await catalogue("catalog", method, parameters)
+    assert caught.value.status == 404
+    assert caught.value.message
