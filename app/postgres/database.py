@@ -184,6 +184,8 @@ def engine(
         pool_size=pool,
         max_overflow=0,
         pool_timeout=pool_timeout,
+        pool_use_lifo=True,
+        pool_recycle=1800,  # seconds: follow where the name leads to now
         json_serializer=_encode_json,
         json_deserializer=msgspec.json.decode,
     )
@@ -253,6 +255,10 @@ def is_passing(error: BaseException) -> bool:
     if isinstance(error, sa.exc.DBAPIError):
         if error.connection_invalidated:
             return True
+        if error.orig is not None and isinstance(
+            error.orig.__cause__, asyncpg.InvalidCachedStatementError
+        ):
+            return True  # a migration changed the tables under a prepared statement
         return error.orig is not None and _passing_code(getattr(error.orig, "sqlstate", None))
     if isinstance(error, asyncpg.PostgresError):
         return _passing_code(error.sqlstate)

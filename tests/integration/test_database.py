@@ -177,6 +177,26 @@ async def test_a_connection_to_a_demoted_primary_is_given_up(
     assert pids[0] != pids[1]
 
 
+async def test_a_migration_under_a_running_server_passes(
+    database_url: str, owner_url: str, shop: MerchantId
+) -> None:
+    database = connect(database_url, pool=1)
+
+    async def read() -> int:
+        async with database.system() as connection:
+            return len((await connection.execute(sa.text("SELECT * FROM merchant"))).one())
+
+    try:
+        columns = await read()
+        with psycopg.connect(owner_url) as owner:
+            owner.execute("ALTER TABLE merchant ADD COLUMN more text")
+        with pytest.raises(Unavailable):
+            await read()
+        assert await read() == columns + 1
+    finally:
+        await database.close()
+
+
 async def test_a_network_connection_notices_that_its_peer_is_gone(database_url: str) -> None:
     """Over TCP, by way of a relay to the socket that the tests' PostgreSQL may listen on."""
     parts = urlsplit(database_url)
