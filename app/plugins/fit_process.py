@@ -77,13 +77,14 @@ def run(job: FitJob) -> FitReport:
             "events": float(len(data.events)),
             "shoppers": float(data.events.shoppers),
             "seconds": round(fitted - started, 3),
-            "peak_mib": round(_peak_mib(), 1),
+            "peak_mib": round(peak_mib(), 1),
             "bytes": float(sum((staged / name).stat().st_size for name in files)),
         },
     )
 
 
-def _peak_mib() -> float:
+def peak_mib() -> float:
+    """The most memory that this process has had so far, MiB."""
     try:
         # ru_maxrss would be the parent's, where that is larger: it outlives an exec.
         for line in Path("/proc/self/status").read_text().splitlines():
