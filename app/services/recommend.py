@@ -7,7 +7,7 @@ Whatever is away or late, there is an answer: it says by `degraded` what it went
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Protocol
 
 import msgspec
@@ -105,11 +105,13 @@ class Recommend:
         request: RecommendationRequest,
         *,
         dependence: str | None = None,
+        exclude: Sequence[ItemId] = (),
         trace: Trace | None = None,
     ) -> Answer:
         """
         Args:
             dependence: see `prepared`; None: the answer is not kept.
+            exclude: items that are elsewhere on the page.
 
         Raises:
             NotFound: there is no such pod.
@@ -119,6 +121,8 @@ class Recommend:
         served = asked.served
         personal = await self._read_history(asked)
         self._exclude(asked)
+        if exclude:
+            asked.exclusions.add(served.index.rows(exclude), LeftOut.DUPLICATE)
         if snapshot.rulings is not None:
             asked.ruling = snapshot.rulings.ruling(
                 served.pod, request, served.index, asked.seeds, asked.history, asked.now
