@@ -123,7 +123,7 @@ class CompiledRules:
         self._bound: dict[int, ItemTest] = {}
         self._pods: dict[str, PodRules] = {}
         for pod_id in pod_ids:
-            pod = PodRules(pod_id, self.rules, self._bind, lambda: self.signatures)
+            pod = PodRules(pod_id, self.rules, self.bind, lambda: self.signatures)
             if pod.rules:
                 self._pods[pod_id] = pod
                 self._bind_actions(pod.rules)
@@ -155,9 +155,10 @@ class CompiledRules:
             for action in rule.rule.then:
                 items = getattr(action, "items", None)
                 if items is not None:
-                    self._bind(items, rule.rule_set)
+                    self.bind(items, rule.rule_set)
 
-    def _bind(self, expression: ItemExpression, rule_set: int) -> ItemTest:
+    def bind(self, expression: ItemExpression, rule_set: int) -> ItemTest:
+        """The test of an item expression of the rule set with that number."""
         # Rules live as long as this does, so an expression's identity is its own.
         test = self._bound.get(id(expression))
         if test is None:

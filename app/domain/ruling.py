@@ -38,6 +38,7 @@ import numpy.typing as npt
 from app.domain import rule_action as act
 from app.domain.rule_activation import Facts
 from app.domain.rule_compile import CompiledRules, PodRules
+from app.domain.rule_items import ItemExpression
 from app.domain.rule_places import CapPlace, FillPlace, Places, Plan, SharePlace
 from app.domain.rule_program import KEEP, Program
 from app.domain.rule_table import ItemTest
@@ -172,7 +173,7 @@ class RequestRuling:
     def _order(self, program: Program, pool: Pool) -> IntArray:
         order = np.arange(len(pool), dtype=np.int32)
         if program.rotation is not None and len(pool):
-            order = self._rotated(program.rotation[0], pool)
+            order = self.rotated(pool)
         boost = self.boost(program, pool.rows)
         if boost is not None:
             order = order[boosted_order(boost[order])]
@@ -188,7 +189,16 @@ class RequestRuling:
             boost = hits if boost is None else boost + hits
         return boost
 
-    def _rotated(self, rotate: act.Rotate, pool: Pool) -> IntArray:
+    def says(self, items: ItemExpression, rule_set: int, rows: IntArray) -> BoolArray:
+        """What an item expression of one of the active rules says of rows."""
+        return self._rules.bind(items, rule_set).evaluate(rows, _minute(self._facts.now))
+
+    def rotated(self, pool: Pool) -> IntArray:
+        """The order after equals have changed places; the pool's where no rule rotates."""
+        program = self.program(int(pool.sources[0]) if len(pool) else 0)
+        if program.rotation is None:
+            return np.arange(len(pool), dtype=np.int32)
+        rotate = program.rotation[0]
         now = self._facts.now
         period = int(now - _MONDAY) // PERIODS[rotate.every]
         shopper = (self._facts.request.shopper.id or "") if rotate.per_shopper else ""

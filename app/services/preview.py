@@ -1,0 +1,189 @@
+"""What new rules would do, before shoppers see it: to one request, and to many recent ones."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, Protocol
+
+import msgspec
+
+from app.domain.errors import InvalidInput, VitrineError
+from app.domain.item_index import ItemIndexes
+from app.domain.merchant import MerchantId
+from app.domain.preview import Listed, Move, Preview, SamplePreview, Shift, moves_of
+from app.domain.recommendation import RecommendationRequest
+from app.domain.rule import PublishedRules, RuleSet
+from app.services.explain import Explain, Run
+from app.services.published_rules import MerchantRulings
+from app.services.snapshot import ServingSnapshot
+
+DRAFT: Final = 0
+"""Number of the version that is not published yet."""
+
+REVENUE_DAYS: Final = 30
+MOST: Final = 20
+"""Items told of on either side."""
+
+
+class SampleReader(Protocol):
+    async def recent(
+        self, merchant: MerchantId, pod_ids: Sequence[str], limit: int
+    ) -> Sequence[Mapping[str, Any]]:
+        """Requests that were served lately, newest first. `pod_ids`: only for these; empty: all."""
+        ...
+
+    async def revenue(self, merchant: MerchantId, days: int) -> Mapping[str, float]:
+        """What was paid for each item in the last days."""
+        ...
+
+
+class Previews:
+    def __init__(self, explain: Explain, indexes: ItemIndexes, samples: SampleReader) -> None:
+        self._explain = explain
+        self._indexes = indexes
+        self._samples = samples
+
+    async def one(
+        self,
+        snapshot: ServingSnapshot,
+        rule_set_id: str,
+        rules: RuleSet,
+        request: RecommendationRequest,
+        at: float | None,
+    ) -> Preview:
+        """One request under the rules in force, and with `rules` in the place of the rule set.
+
+        Args:
+            rules: valid.
+            at: Unix seconds for which conditions are asked; None: now.
+
+        Raises:
+            NotFound: there is no such pod.
+            InvalidInput: naming the parameter.
+        """
+        old, _ = await self._explain.run(snapshot, request, rulings=_in_force(snapshot), at=at)
+        new, _ = await self._explain.run(
+            snapshot, request, rulings=self._with(snapshot, rule_set_id, rules), at=old.at
+        )
+        before, after = _listed(old), _listed(new)
+        ruling = new.ruling
+        moves = tuple(
+            Move(
+                item_id=listed.item_id,
+                name=listed.name,
+                before=was,
+                after=is_,
+                move=move,
+                effects=() if ruling is None else ruling.effects(new.index.row(listed.item_id)),
+            )
+            for listed, was, is_, move in moves_of(before, after)
+        )
+        return Preview(
+            at=old.at,
+            before=before,
+            after=after,
+            moves=moves,
+            rules=() if ruling is None else ruling.active(),
+            slots=() if ruling is None else ruling.slots(new.want),
+            short=len(after) < new.want,
+        )
+
+    async def many(
+        self,
+        snapshot: ServingSnapshot,
+        rule_set_id: str,
+        rules: RuleSet,
+        pod_ids: Sequence[str],
+        limit: int,
+    ) -> SamplePreview:
+        """Recent requests, likewise.
+
+        Raises:
+            Unavailable: the store is away.
+        """
+        samples = await self._samples.recent(snapshot.merchant, pod_ids, limit)
+        revenue = await self._samples.revenue(snapshot.merchant, REVENUE_DAYS)
+        rulings = self._with(snapshot, rule_set_id, rules)
+        in_force = _in_force(snapshot)
+        before, after = Counter[str](), Counter[str]()
+        changed = shorter = skipped = 0
+        for sample in samples:
+            try:
+                request = msgspec.convert(sample, RecommendationRequest)
+                old, _ = await self._explain.run(snapshot, request, rulings=in_force)
+                new, _ = await self._explain.run(snapshot, request, rulings=rulings, at=old.at)
+            except (msgspec.ValidationError, VitrineError):
+                skipped += 1
+                continue
+            old_items, new_items = old.answer.items, new.answer.items
+            changed += old_items != new_items
+            shorter += len(new_items) < len(old_items)
+            before.update(old_items)
+            after.update(new_items)
+            await asyncio.sleep(0)  # shoppers' requests come in between
+        shifts = [
+            Shift(
+                item_id=item_id,
+                before=before[item_id],
+                after=after[item_id],
+                revenue=round(revenue.get(item_id, 0.0), 2),
+            )
+            for item_id in sorted(before.keys() | after.keys())
+            if before[item_id] != after[item_id]
+        ]
+        gaining = [shift for shift in shifts if shift.after > shift.before]
+        losing = [shift for shift in shifts if shift.after < shift.before]
+        total = sum(revenue.values())
+        return SamplePreview(
+            requests=len(samples) - skipped,
+            skipped=skipped,
+            changed=changed,
+            shorter=shorter,
+            gaining=tuple(sorted(gaining, key=_by_change)[:MOST]),
+            losing=tuple(sorted(losing, key=_by_change)[:MOST]),
+            revenue_days=REVENUE_DAYS,
+            revenue=round(total, 2),
+            gaining_share=_share(gaining, total),
+            losing_share=_share(losing, total),
+        )
+
+    def _with(self, snapshot: ServingSnapshot, rule_set_id: str, rules: RuleSet) -> MerchantRulings:
+        configuration = snapshot.configuration
+        others = [rule for rule in configuration.rules if rule.rule_set_id != rule_set_id]
+        draft = PublishedRules(rule_set_id=rule_set_id, number=DRAFT, rules=rules)
+        return MerchantRulings(
+            [*others, draft],
+            configuration.pods.values(),
+            configuration.strategies,
+            self._indexes,
+            snapshot.merchant,
+        )
+
+
+def require_time(at: float | None) -> None:
+    """
+    Raises:
+        InvalidInput: no calendar has such a time.
+    """
+    if at is not None and not 0 <= at < 253_402_300_800:
+        raise InvalidInput.field("/at", "must be Unix seconds between the years 1970 and 9999")
+
+
+def _in_force(snapshot: ServingSnapshot) -> MerchantRulings | None:
+    return snapshot.rulings if isinstance(snapshot.rulings, MerchantRulings) else None
+
+
+def _listed(run: Run) -> tuple[Listed, ...]:
+    return tuple(
+        Listed(result["data"]["id"], result["value"]) for result in run.body["response"]["results"]
+    )
+
+
+def _by_change(shift: Shift) -> tuple[int, float, str]:
+    return (-abs(shift.after - shift.before), -shift.revenue, shift.item_id)
+
+
+def _share(shifts: Sequence[Shift], total: float) -> float:
+    return round(sum(shift.revenue for shift in shifts) / total, 4) if total > 0 else 0.0
