@@ -104,7 +104,13 @@ def start_demo(home: Path, data: Path, urls: dict[str, str]) -> Demo:
                 *("--port", "0", "--data", str(data)),
             ],
             cwd=home,
-            env={**os.environ, **urls, "VITRINE_HOME": str(home), "PYTHONPATH": str(ROOT)},
+            env={
+                **os.environ,
+                **urls,
+                "VITRINE_HOME": str(home),
+                "VITRINE_REQUEST_BUDGET": "5",  # a busy machine is no reason to fall back
+                "PYTHONPATH": str(ROOT),
+            },
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,

@@ -174,11 +174,17 @@ def _own(items: pa.Table, events: pa.Table, groups: pa.Table | None, mapping: Ma
         raise ShopError("events: a column user_id or client_id is missing (see mapping.json)")
     if groups is not None:
         groups = _renamed(groups, mapping.get("item_groups", {}), "item_groups", ("id", "name"))
-    columns = {"time": _seconds(events["time"])}
+    columns: dict[str, Any] = {"time": _seconds(events["time"])}
     for name in _EVENT_COLUMNS:
         if name in events.column_names:
             number = name in ("quantity", "price")
             columns[name] = events[name].cast(pa.float64() if number else pa.string())
+    purchase = pa.scalar("purchase")
+    columns["type"] = (
+        pc.fill_null(columns["type"], purchase)
+        if "type" in columns
+        else pa.repeat(purchase, events.num_rows)
+    )
     known = pa.table(columns)
     complete = pc.and_(pc.is_valid(known["item_id"]), pc.is_valid(known["time"]))
     kept = known.filter(complete)
@@ -303,7 +309,7 @@ def _online_retail(table: pa.Table) -> _Shop:
     events = pa.table(
         {
             "time": _seconds(table["InvoiceDate"]),
-            "type": pa.array(["purchase"] * table.num_rows),
+            "type": pa.repeat(pa.scalar("purchase"), table.num_rows),
             "user_id": pc.cast(customer.cast(pa.int64(), safe=False), pa.string()),
             "order_id": table["InvoiceNo"].cast(pa.string()),
             "item_id": code,
