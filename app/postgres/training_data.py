@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -81,6 +82,9 @@ class TrainingDataReader:
     ) -> TrainingSet:
         """Everything of a section up to `until` (Unix seconds) that may be learned from.
 
+        Of a log that ended before, `now` is its last event: windows count back from there, so that
+        an imported log of some years ago is learned from as it was then.
+
         Raises:
             Unavailable: PostgreSQL is away.
         """
@@ -99,8 +103,11 @@ class TrainingDataReader:
                 await _copy_events(connection, file, merchant, section, until)
             events, unknown = await asyncio.to_thread(_code, file, items.ids)
         progress(f"{len(events):,} events of {events.shoppers:,} shoppers")
+        now = int(events.time.max()) if len(events) else int(until)
+        # No item is of the future: those of an old log were imported after it.
+        items = replace(items, created=np.minimum(items.created, now))
         return TrainingSet(
-            data=TrainingData(items=items, events=events, now=int(until)),
+            data=TrainingData(items=items, events=events, now=now),
             section=section,
             catalogue_version=version or 0,
             unknown_items=unknown,
