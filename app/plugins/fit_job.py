@@ -32,7 +32,8 @@ class FitJob(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FitReport(msgspec.Struct, frozen=True, kw_only=True):
-    error: str | None = None
+    error: str | None = None  # for the merchant to read
+    trace: str | None = None  # for the operator's log
     contract: int = 0
     format: int = 0
     items: int = 0

@@ -63,9 +63,11 @@ def run(job: FitJob) -> FitReport:
     except MemoryError:
         return FitReport(error=f"{step}: out of memory")
     except Exception as error:  # noqa: BLE001  # a strategy's own trouble, told to its merchant
-        traceback.print_exc()
         first = next(iter(str(error).splitlines()), "")
-        return FitReport(error=f"{step}: {type(error).__name__}: {first}"[:500].rstrip(": "))
+        return FitReport(
+            error=f"{step}: {type(error).__name__}: {first}"[:500].rstrip(": "),
+            trace=traceback.format_exc(),
+        )
     return FitReport(
         contract=found.contract or 0,
         format=found.format or 0,

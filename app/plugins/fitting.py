@@ -183,6 +183,8 @@ def _report(answer: bytes, code: int) -> FitReport:
         report = msgspec.json.decode(answer, type=FitReport)
     except msgspec.DecodeError:
         report = FitReport()
+    if report.trace is not None:
+        log.error("fit_raised", trace=report.trace)
     if report.error is not None:
         raise FitFailed(report.error)
     if code != 0 or not report.files:
