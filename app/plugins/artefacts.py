@@ -90,10 +90,17 @@ class ArtefactStore:
 
     def staging(self) -> Path:
         """A new empty directory to write a model version into, on the store's own disk where that
-        is local, so that it can be renamed into place."""
+        is local, so that it can be renamed into place.
+
+        Raises:
+            Unavailable: the store cannot be written.
+        """
         base = Path(self._root) if self._local else self._cache
         directory = base / ".staging" / uuid.uuid4().hex
-        directory.mkdir(parents=True)
+        try:
+            directory.mkdir(parents=True)
+        except OSError as error:
+            raise _away("written") from error
         return directory
 
     def put(self, staged: Path, location: str) -> None:
@@ -109,7 +116,7 @@ class ArtefactStore:
             else:
                 self._upload(staged, location)
         except OSError as error:
-            raise Unavailable(f"the artefact store cannot be written: {error}", 30) from error
+            raise _away("written") from error
 
     @staticmethod
     def _rename(staged: Path, target: Path) -> None:
@@ -193,7 +200,7 @@ class ArtefactStore:
             except FileNotFoundError:
                 raise ArtefactError(f"artefact {location} is missing") from None
             except OSError as error:
-                raise Unavailable(f"the artefact store cannot be read: {error}", 30) from error
+                raise _away("read") from error
             finally:
                 shutil.rmtree(partial, ignore_errors=True)
         return directory
@@ -275,6 +282,11 @@ class ArtefactStore:
 
     def _remote(self, location: str) -> str:
         return f"{self._root.rstrip('/')}/{location}"
+
+
+def _away(what: str) -> Unavailable:
+    """Its cause is for the log: it may name what callers need not know."""
+    return Unavailable(f"the store of model artefacts cannot be {what} now: try again", 30)
 
 
 def quote(name: str) -> str:
