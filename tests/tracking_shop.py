@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ from app.http.native_events import NativeEventsHandler
 from app.http.tracking import Tracking
 from app.postgres.database import Database, connect, raw
 from app.postgres.event_log import EventLog
+from app.postgres.merchants import Merchants
 from app.redis.history import HistoryStore
 from app.services.track import Spool, Tracker
 from app.telemetry.metrics import Metrics
@@ -135,21 +137,23 @@ class TrackingShop:
 async def open_shop(
     database_url: str,
     redis_url: str,
-    merchant: Any,
     *,
     spool: Spool | None = None,
     start: bool = True,
     **options: Any,
 ) -> AsyncIterator[TrackingShop]:
-    """`merchant`: of the fixture `merchant`. `options` go to Tracker."""
+    """With a new merchant, so that tests may share a database. `options` go to Tracker."""
     database = connect(database_url, pool=4)
+    name = f"shop-{secrets.token_hex(8)}"
+    own = Merchant(id=MerchantId(name), name="Shop", tracking=TrackingSettings())
+    await Merchants(database).create(own.id, own.name, actor="test")
+    key = f"key-{name}"
     redis = Redis.from_url(redis_url)
     history = HistoryStore(redis)
     log = EventLog(database)
     tracker = Tracker(log, history, spool, **options)
-    own = Merchant(id=merchant.id, name="Shop", tracking=TrackingSettings())
     keys = Keys(
-        {merchant.key: own},
+        {key: own},
         {"s-ingest": (own, Role.INGEST), "s-reader": (own, Role.READER)},
     )
     untracked: list[None] = []
@@ -191,7 +195,7 @@ async def open_shop(
                 log,
                 untracked,
                 own,
-                merchant.key,
+                key,
             )
     finally:
         await runner.cleanup()

@@ -20,7 +20,7 @@ import sqlalchemy as sa
 import structlog
 
 from app.domain.errors import Unavailable
-from app.domain.event import Event
+from app.domain.event import Event, Shopper
 from app.domain.merchant import MerchantId
 from app.postgres.database import Database, raw
 from app.services.track import ACCEPTED, DUPLICATE, Appended, Identity, Outcome, Receipt
@@ -182,7 +182,8 @@ class EventLog:
         found: set[int] = set()
         for merchant, indices in _by_merchant(events).items():
             ids: dict[int, tuple[bytes, ...]] = {
-                i: tuple(erasure_key(name) for name in shopper_names(events[i])) for i in indices
+                i: tuple(erasure_key(name) for name in erasure_names(events[i].shopper))
+                for i in indices
             }
             async with self._database.merchant(merchant) as connection:
                 rows = await (await raw(connection)).fetch(
@@ -330,19 +331,20 @@ class EventLog:
             )
 
 
-def shopper_names(event: Event) -> tuple[str, ...]:
-    """All names of an event's shopper, in `Shopper.id`'s form."""
-    shopper = event.shopper
-    names = []
-    if shopper.user_id is not None:
-        names.append(f"u:{shopper.user_id}")
-    if shopper.client_id is not None:
-        names.append(f"c:{shopper.client_id}")
-    return tuple(names)
+def erasure_names(shopper: Shopper) -> tuple[str, ...]:
+    """Names by which a shopper's event may have been forgotten: its own, and its client's where all
+    that was done on the client is."""
+    names = () if shopper.id is None else (shopper.id,)
+    return names if shopper.client_id is None else (*names, whole_client(shopper.client_id))
+
+
+def whole_client(client_id: str) -> str:
+    """The name of all that was done on a client, by whatever user."""
+    return f"any:{client_id}"
 
 
 def erasure_key(name: str) -> bytes:
-    """What is kept of a shopper who was forgotten. `name` as in `Shopper.id`."""
+    """What is kept of a shopper who was forgotten. `name` as of `erasure_names`."""
     return hashlib.sha256(name.encode()).digest()
 
 

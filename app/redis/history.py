@@ -74,7 +74,7 @@ class HistoryStore:
     async def add(self, events: Sequence[Event]) -> None:
         """Puts the events' items in front of their shoppers' histories: one round trip."""
         lists: dict[str, list[bytes]] = {}
-        for event in events:
+        for event in sorted(events, key=_by_time):
             if not event.learn or event.type not in REMEMBERED or not event.lines:
                 continue
             shopper_id = event.shopper.id
@@ -150,8 +150,10 @@ class HistoryStore:
         """One shopper's whole list, newest first."""
         async with self._pipeline() as pipeline:
             pipeline.lrange(history_key(merchant, shopper_id), 0, -1)
-            (entries,) = await pipeline.execute()
-        return _decode(b"[" + b",".join(entries) + b"]")
+            (found,) = await pipeline.execute()
+        entries = _decode(b"[" + b",".join(found) + b"]")
+        entries.sort(key=_newest_first)
+        return entries
 
     async def forget(self, merchant: MerchantId, shopper_ids: Iterable[str]) -> int:
         """Deletes histories. Returns how many there were."""
@@ -213,6 +215,10 @@ class HistoryStore:
 
 def _built_key(merchant: MerchantId) -> str:
     return f"vitrine:history-built:{{{quote(merchant, safe='')}}}"
+
+
+def _by_time(event: Event) -> float:
+    return event.time
 
 
 def _newest_first(entry: HistoryEntry) -> float:

@@ -25,6 +25,7 @@ _log = structlog.get_logger("track")
 
 HISTORY_SECONDS: Final = 0.25  # how long an answer waits for the shopper's history to be written
 REPLAY_PAUSE: Final = 0.5  # seconds between tries to empty the spool
+HANDOVER_BYTES: Final = 256 * 1024  # of a spool that is emptied while new events are held back
 LOOK_SECONDS: Final = 10.0  # how often the spool is looked into without a reason
 
 
@@ -170,6 +171,11 @@ class Tracker:
         self._spool_writing = 0  # appends to the spool that are under way
         self._spool_writes = 0  # appends that began
         self._replay = asyncio.Event()
+        self._replayed = 0  # events, since the spool was last empty
+        # Closed while the last of the spool goes to the log: under load, events would for ever go
+        # behind the last that wait.
+        self._gate = asyncio.Event()
+        self._gate.set()
         self._history_warned = False
 
     @property
@@ -261,6 +267,7 @@ class Tracker:
         task.add_done_callback(self._acknowledging.discard)
 
     async def _keep(self, events: Sequence[Event]) -> Appended:
+        await self._gate.wait()
         if not self._spooling:
             try:
                 return await self._event_log.append(events)
@@ -308,9 +315,9 @@ class Tracker:
         again from the event log when it is back."""
         try:
             async with asyncio.timeout(HISTORY_SECONDS):
-                if identities:
-                    await self._history.join(identities)
                 await self._history.add(events)
+                if identities:  # after it: what a client did just before is its user's too
+                    await self._history.join(identities)
             self._history_warned = False
         except (Unavailable, TimeoutError):
             if not self._history_warned:
@@ -328,21 +335,30 @@ class Tracker:
                 # Also looks unasked: another process may have died and left its events.
                 await asyncio.wait_for(self._replay.wait(), LOOK_SECONDS)
             try:
-                writes = self._spool_writes
-                events = await asyncio.to_thread(spool.read)
-                if events:
-                    await self._replay_group(spool, events)
-                elif not self._spool_writing and writes == self._spool_writes:
-                    # Nothing went to the spool since it was found empty.
-                    self._replay.clear()
-                    if self._spooling:
-                        self._spooling = False
-                        _log.info("spool_empty")
+                await self._replay_some(spool)
             except Unavailable:
+                self._gate.set()
                 await asyncio.sleep(REPLAY_PAUSE)
             except Exception as error:  # noqa: BLE001  # must go on: acknowledged events wait
+                self._gate.set()
                 _log.error("spool_replay_failed", exc_info=error)
                 await asyncio.sleep(REPLAY_PAUSE)
+
+    async def _replay_some(self, spool: Spool) -> None:
+        writes = self._spool_writes
+        events = await asyncio.to_thread(spool.read)
+        if events:
+            await self._replay_group(spool, events)
+            if self._spooling and spool.bytes <= HANDOVER_BYTES:
+                self._gate.clear()
+        elif not self._spool_writing and writes == self._spool_writes:
+            # Nothing went to the spool since it was found empty.
+            self._replay.clear()
+            self._spooling = False
+            self._gate.set()
+            if self._replayed:
+                _log.info("spool_emptied", events=self._replayed)
+                self._replayed = 0
 
     async def _replay_group(self, spool: Spool, events: Sequence[Event]) -> None:
         erased = await self._event_log.erased(events)
@@ -353,8 +369,10 @@ class Tracker:
             rejected = sum(r.outcome is Outcome.REJECTED for r in appended.receipts)
             if rejected:
                 _log.error("spooled_events_rejected", events=rejected)
+        if erased:
+            _log.info("spooled_events_erased", events=len(erased))
         await asyncio.to_thread(spool.taken)
-        _log.info("spool_replayed", events=len(kept), erased=len(erased))
+        self._replayed += len(events)
 
 
 def _fail(group: Iterable[_Waiting], error: BaseException) -> None:

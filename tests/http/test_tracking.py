@@ -14,8 +14,8 @@ from vitrine_sdk import EventType
 
 
 @pytest.fixture
-async def shop(database_url: str, redis_url: str, merchant: Any) -> AsyncIterator[TrackingShop]:
-    async with open_shop(database_url, redis_url, merchant) as opened:
+async def shop(module_database_url: str, module_redis_url: str) -> AsyncIterator[TrackingShop]:
+    async with open_shop(module_database_url, module_redis_url) as opened:
         yield opened
 
 
