@@ -129,6 +129,11 @@ class CompiledRules:
                 self._bind_actions(pod.rules)
         self.signatures = Signatures(index, self._tests.timeless)
 
+    @property
+    def pod_ids(self) -> list[str]:
+        """Pods that have rules."""
+        return list(self._pods)
+
     def pod(self, pod_id: str) -> PodRules | None:
         """A pod's rules; None where it has none."""
         return self._pods.get(pod_id)

@@ -11,8 +11,11 @@ import msgspec
 from aiohttp import hdrs, web
 
 from app.domain.event import Shopper
+from app.domain.explanation import Explanation
 from app.domain.pod import DEFAULT_RESULTS, MAX_RESULTS
 from app.domain.recommendation import RecommendationRequest
+from app.http.explanations import PARAMETERS as EXPLAIN_PARAMETERS
+from app.http.explanations import Explanations
 from app.http.middleware import canonical
 from app.http.operation import Operation, Parameter, Security
 from app.http.storefront_query import PodQuery
@@ -66,6 +69,7 @@ class RecommendationAnswer(msgspec.Struct):
     request: dict[str, Any]
     response: RecommendationResponse
     result_id: str
+    explanation: Explanation | None = None  # where it was asked for
 
 
 def result_ids() -> Callable[[], str]:
@@ -79,12 +83,20 @@ class Storefront:
     """
     Args:
         new_id: makes result ids; made after the fork.
+        explanations: answers `explain=true`; None: nobody does.
     """
 
-    def __init__(self, serving: Serving, service: Recommend, new_id: Callable[[], str]) -> None:
+    def __init__(
+        self,
+        serving: Serving,
+        service: Recommend,
+        new_id: Callable[[], str],
+        explanations: Explanations | None = None,
+    ) -> None:
         self._serving = serving
         self._service = service
         self._new_id = new_id
+        self._explanations = explanations
 
     def operations(self) -> Sequence[Operation]:
         return (
@@ -96,7 +108,7 @@ class Storefront:
                 "Recommendations for a pod",
                 self.recommend,
                 security=Security.KEY,
-                parameters=_PARAMETERS,
+                parameters=(*_PARAMETERS, *EXPLAIN_PARAMETERS),
                 responses={200: RecommendationAnswer},
                 description=(
                     "What the answer had to go without is named in `response.degraded` and in the "
@@ -106,13 +118,20 @@ class Storefront:
         )
 
     async def recommend(self, request: web.Request) -> web.Response:
-        query = PodQuery(request.raw_path.partition("?")[2])
+        raw = request.raw_path.partition("?")[2]
+        query = PodQuery(raw)
         pod_id = request.match_info["pod_id"]
         line = canonical(request)
         snapshot = self._serving.snapshot(query.key)
         line.merchant = snapshot.merchant
         if pod_id in snapshot.pods:  # what a client made up is not logged
             line.pod = pod_id
+        if "explain=" in raw and self._explanations is not None:
+            explained = await self._explanations.answer(
+                request, snapshot, query.request(pod_id), self._new_id()
+            )
+            if explained is not None:
+                return explained
         answer = self._service.prepared(snapshot, pod_id, query.dependence)
         if answer is None:
             answer = await self._service.recommend(
@@ -129,12 +148,12 @@ class Storefront:
             pod_id,
             result_id,
             answer,
-            lambda: _replayable(query.request(pod_id)),
+            lambda: replayable(query.request(pod_id)),
         )
         return web.Response(body=answer.body(result_id), headers=headers)
 
 
-def _replayable(request: RecommendationRequest) -> dict[str, Any]:
+def replayable(request: RecommendationRequest) -> dict[str, Any]:
     """The request as it is kept: without the shopper, where that is not consented to."""
     if not request.consent:
         request = msgspec.structs.replace(request, shopper=Shopper())

@@ -77,6 +77,10 @@ class MerchantRulings:
         """The rules over an index; None: no pod recommends from it."""
         return self._compiled.get(index.base)
 
+    def all_compiled(self) -> Sequence[CompiledRules]:
+        """The rules over each section that pods recommend from."""
+        return list(self._compiled.values())
+
     def catch_up(self) -> bool:
         """Do a part, of some milliseconds, of what can be done before requests come; whether all is
         done."""
