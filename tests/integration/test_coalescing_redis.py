@@ -1,0 +1,184 @@
+"""The shared connection to Redis: many calls in one packet, and what it does when Redis fails."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+import redis
+import uvloop
+
+from app.domain.catalogue import ItemId
+from app.domain.errors import Unavailable
+from app.domain.event import Event, Line, Shopper
+from app.domain.merchant import MerchantId
+from app.embedded import EmbeddedRedis
+from app.redis.coalescing import CoalescingRedis
+from app.redis.connection import RedisConnection
+from app.redis.history import HistoryStore
+from app.redis.history_reader import CoalescedHistoryReader
+from vitrine_sdk import EventType
+
+SHOP = MerchantId("shop")
+
+
+@pytest.fixture
+async def coalescing(redis_url: str) -> AsyncIterator[CoalescingRedis]:
+    made = CoalescingRedis(redis_url)
+    yield made
+    await made.close()
+
+
+@pytest.fixture
+def client(redis_url: str) -> Iterator[redis.Redis]:
+    with redis.Redis.from_url(redis_url) as client:
+        yield client
+
+
+async def test_many_calls_are_one_packet_and_each_gets_its_own_replies(
+    coalescing: CoalescingRedis, client: redis.Redis
+) -> None:
+    for n in range(50):
+        client.rpush(f"list{n}", *range(n), "end")
+    await coalescing.call([("PING",)])
+    before = client.info("stats")["total_reads_processed"]
+    calls = [
+        coalescing.call([("LRANGE", f"list{n}", 0, -1), ("EXISTS", f"list{n}")]) for n in range(50)
+    ]
+    answers = await asyncio.gather(*calls)
+    reads = client.info("stats")["total_reads_processed"] - before - 1
+    for n, (listed, exists) in enumerate(answers):
+        assert listed == [*(str(k).encode() for k in range(n)), b"end"]
+        assert exists == 1
+    assert reads == 1
+
+
+def test_it_works_on_the_servers_event_loop(redis_url: str) -> None:
+    async def read() -> list[list[bytes]]:
+        made = CoalescingRedis(redis_url)
+        try:
+            async with asyncio.timeout(10):
+                return await asyncio.gather(*(made.call([("ECHO", n)]) for n in range(20)))
+        finally:
+            await made.close()
+
+    assert uvloop.run(read()) == [[str(n).encode()] for n in range(20)]
+
+
+async def test_who_gives_up_leaves_the_others_their_replies(
+    coalescing: CoalescingRedis, client: redis.Redis
+) -> None:
+    client.set("a", "1")
+    client.set("b", "2")
+    given_up = coalescing.call([("GET", "a")])
+    kept = coalescing.call([("GET", "b")])
+    given_up.cancel()
+    assert await kept == [b"2"]
+    assert await coalescing.call([("GET", "a")]) == [b"1"]
+
+
+async def test_a_refused_command_fails_alone(
+    coalescing: CoalescingRedis, client: redis.Redis
+) -> None:
+    client.set("a", "1")
+    wrong = coalescing.call([("LRANGE", "a", 0, -1)])
+    right = coalescing.call([("GET", "a")])
+    with pytest.raises(Unavailable):
+        await wrong
+    assert await right == [b"1"]
+
+
+async def test_nobody_is_there() -> None:
+    away = CoalescingRedis("redis://127.0.0.1:1/0")
+    calls = [away.call([("PING",)]) for _ in range(3)]
+    for call in calls:
+        with pytest.raises(Unavailable):
+            await call
+    await away.close()
+
+
+async def test_too_many_wait() -> None:
+    away = CoalescingRedis("redis://127.0.0.1:1/0", max_waiting=2)
+    calls = [away.call([("PING",)]) for _ in range(3)]
+    assert calls[2].done()
+    for call in calls:
+        with pytest.raises(Unavailable):
+            await call
+    await away.close()
+
+
+async def test_a_wrong_password_is_no_answer() -> None:
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"SELECT\r\n$1\r\n3\r\n")
+        writer.write(b"-WRONGPASS invalid username-password pair\r\n-NOAUTH\r\n")
+        await writer.drain()
+        await reader.read()
+        writer.close()
+
+    async with await asyncio.start_server(refuse, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        made = CoalescingRedis(f"redis://someone:wrong@127.0.0.1:{port}/3")
+        with pytest.raises(Unavailable):
+            await made.call([("PING",)])
+        await made.close()
+
+
+async def test_killed_stalled_and_back(tmp_path: Path) -> None:
+    server = EmbeddedRedis(tmp_path, durable=False)
+    with server:
+        made = CoalescingRedis(server.url, answer_timeout=0.05)
+        assert await made.call([("PING",)]) == [b"PONG"]
+        assert server._child is not None
+        process = psutil.Process(server._child.pid)
+        process.send_signal(signal.SIGSTOP)
+        try:
+            stalled = made.call([("PING",)])
+            await asyncio.sleep(0.1)
+            made.call([("PING",)]).cancel()  # finds that nothing came, and lets go
+            with pytest.raises(Unavailable):
+                await stalled
+        finally:
+            process.send_signal(signal.SIGCONT)
+        assert await made.call([("PING",)]) == [b"PONG"]
+        server.stop()
+        with pytest.raises(Unavailable):
+            await made.call([("PING",)])
+        with pytest.raises(Unavailable):
+            await made.call([("PING",)])
+        server.start()
+        assert await made.call([("PING",)]) == [b"PONG"]
+        await made.close()
+
+
+async def test_histories_are_read_as_the_store_reads_them(
+    redis_url: str, coalescing: CoalescingRedis
+) -> None:
+    connection = RedisConnection(redis_url)
+    store = HistoryStore(connection.client)
+    shoppers = [
+        Shopper(client_id="c1"),
+        Shopper(client_id="c1", user_id="ü:1"),
+        Shopper(user_id="ü:1"),
+        Shopper(client_id="new"),
+        Shopper(),
+    ]
+    for time, (shopper, item_id) in enumerate(
+        [(shoppers[0], "a"), (shoppers[1], "b"), (shoppers[0], "c"), (shoppers[1], "d")]
+    ):
+        event = Event(
+            merchant=SHOP, type=EventType.VIEW, action="item_detail_load", time=1e9 + time,
+            received=1e9, shopper=shopper, fingerprint=bytes(16),
+            lines=(Line(item_id=ItemId(item_id)),),
+        )  # fmt: skip
+        await store.add([event])
+    reader = CoalescedHistoryReader(coalescing)
+    for shopper in shoppers:
+        for limit in (0, 1, 3, 10):
+            expected = list(await store.read(SHOP, shopper, limit))
+            assert list(await reader.read(SHOP, shopper, limit)) == expected
+    assert [entry.item_id for entry in await reader.read(SHOP, shoppers[1], 10)] == list("dcba")
+    await connection.close()
