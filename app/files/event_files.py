@@ -446,14 +446,17 @@ def _moments(column: pa.Array, timezone: zoneinfo.ZoneInfo) -> pa.Array:
     if pa.types.is_timestamp(column.type) or pa.types.is_date(column.type):
         return _in_utc(column, timezone)
     if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+        try:
+            return _of_seconds(pc.cast(column, pa.float64()))
+        except pa.ArrowInvalid:
+            pass
         for type_ in (pa.timestamp("us"), _MICROSECONDS):  # without and with a zone
             try:
                 return _in_utc(pc.cast(column, type_), timezone)
             except pa.ArrowInvalid:
                 continue
         return pa.array([_moment(value, timezone) for value in column.to_pylist()], _MICROSECONDS)
-    seconds = pc.cast(column, pa.float64())
-    return _of_seconds(seconds)
+    return _of_seconds(pc.cast(column, pa.float64()))
 
 
 def _of_seconds(seconds: pa.Array) -> pa.Array:
@@ -483,16 +486,19 @@ def _moment(text: str | None, timezone: zoneinfo.ZoneInfo) -> dt.datetime | None
     if text is None:
         return None
     try:
-        moment = dt.datetime.fromisoformat(text.strip())
+        seconds = float(text)
     except ValueError:
         try:
-            seconds = float(text)
-            if abs(seconds) > _MILLISECONDS_FROM:
-                seconds /= 1000.0
-            return dt.datetime.fromtimestamp(seconds, dt.UTC)
-        except (ValueError, OverflowError, OSError):
+            moment = dt.datetime.fromisoformat(text.strip())
+        except ValueError:
             return None
-    return (moment if moment.tzinfo else moment.replace(tzinfo=timezone)).astimezone(dt.UTC)
+        return (moment if moment.tzinfo else moment.replace(tzinfo=timezone)).astimezone(dt.UTC)
+    if abs(seconds) > _MILLISECONDS_FROM:
+        seconds /= 1000.0
+    try:
+        return dt.datetime.fromtimestamp(seconds, dt.UTC)
+    except (ValueError, OverflowError, OSError):
+        return None
 
 
 def _hashes(table: pa.Table) -> list[str]:
