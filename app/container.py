@@ -20,15 +20,19 @@ from app.http.admin_audit import AdminAudit
 from app.http.admin_keys import AdminKeys
 from app.http.admin_models import AdminModels
 from app.http.admin_pods import AdminPods
+from app.http.admin_rule_previews import AdminRulePreviews
+from app.http.admin_rule_versions import AdminRuleVersions
+from app.http.admin_rules import AdminRules
 from app.http.admin_strategies import AdminStrategies
 from app.http.catalogue import CatalogueHandler, ItemGroupsHandler
 from app.http.catalogue_files import CatalogueFilesHandler, CatalogueTasksHandler
 from app.http.client_address import ClientAddress
+from app.http.explanations import Explanations
 from app.http.idempotency import Idempotency
-from app.http.middleware import request_ids
 from app.http.native_events import NativeEventsHandler
 from app.http.rate_limit import RateLimit
-from app.http.storefront import Storefront
+from app.http.storefront import Storefront, result_ids
+from app.http.storefront_page import StorefrontPage
 from app.http.tracking import Tracking
 from app.http.webhook_sender import HttpWebhookSender
 from app.jobs.queue import JobQueue
@@ -49,6 +53,8 @@ from app.postgres.model_versions import ModelVersionStore
 from app.postgres.pods import PodStore
 from app.postgres.recent_events import RecentEvents
 from app.postgres.retention import ExpiringRows
+from app.postgres.rule_samples import RuleSamples
+from app.postgres.rule_sets import RuleSetStore
 from app.postgres.served_samples import PostgresServedSamples
 from app.postgres.strategy_configurations import StrategyConfigurationStore
 from app.postgres.tasks import Tasks
@@ -61,9 +67,13 @@ from app.services.catalogue_follow import Follower
 from app.services.catalogue_import import CatalogueImport, ImportRecovery
 from app.services.catalogue_sync import Projector
 from app.services.configuration import StrategyConfigurations
+from app.services.conflicts import RuleReach
+from app.services.explain import Explain
 from app.services.history import HistoryKeeper, HistoryRebuild
 from app.services.ingest import Ingest
+from app.services.merchandise import Merchandise
 from app.services.models import Models
+from app.services.preview import Previews
 from app.services.published_rules import MerchantRulesCompiler
 from app.services.recommend import Recommend
 from app.services.retention import Retention
@@ -269,11 +279,12 @@ class Container(containers.DeclarativeContainer):
         Tracker, event_log, history, spool, on_history_gap=history_keeper.provided.note_gap
     )
     runner = providers.Singleton(StrategyRunner, metrics)
+    histories = providers.Singleton(Histories, request_history)
     served_samples = providers.Singleton(PostgresServedSamples, database)
     recommend = providers.Singleton(
         Recommend,
         runner,
-        providers.Singleton(Histories, request_history),
+        histories,
         request_item_features,
         served_samples,
         metrics,
@@ -284,14 +295,37 @@ class Container(containers.DeclarativeContainer):
         sample_rate=settings.provided.served_sample_rate,
     )
 
+    # Rules
+
+    merchandise = providers.Singleton(
+        Merchandise, providers.Singleton(RuleSetStore, database), indexes
+    )
+    explain = providers.Singleton(
+        Explain,
+        runner,
+        histories,
+        request_item_features,
+        overfetch=settings.provided.overfetch,
+        history_length=settings.provided.history_length,
+    )
+    previews = providers.Singleton(
+        Previews, explain, indexes, providers.Singleton(RuleSamples, database)
+    )
+
     # HTTP
 
     idempotency = providers.Singleton(
         Idempotency, providers.Singleton(IdempotencyKeyStore, database)
     )
+    new_result_id = providers.Singleton(result_ids)
     storefront = providers.Singleton(
-        Storefront, serving, recommend, providers.Singleton(request_ids)
+        Storefront,
+        serving,
+        recommend,
+        new_result_id,
+        providers.Singleton(Explanations, explain, serving),
     )
+    storefront_page = providers.Singleton(StorefrontPage, serving, recommend, new_result_id)
     tracking = providers.Singleton(
         Tracking,
         serving,
@@ -310,6 +344,7 @@ class Container(containers.DeclarativeContainer):
     catalogue_tasks_handler = providers.Singleton(CatalogueTasksHandler, tasks, serving)
     public_handlers = providers.List(
         storefront,
+        storefront_page,
         tracking,
         native_events,
         items_handler,
@@ -322,6 +357,15 @@ class Container(containers.DeclarativeContainer):
         providers.Singleton(AdminStrategies, strategies, strategy_configurations, idempotency),
         providers.Singleton(AdminModels, models, training_requests, idempotency),
         providers.Singleton(AdminKeys, merchants, idempotency),
+        providers.Singleton(AdminRules, merchandise, idempotency),
+        providers.Singleton(AdminRuleVersions, merchandise, idempotency),
+        providers.Singleton(
+            AdminRulePreviews,
+            serving,
+            merchandise,
+            previews,
+            providers.Singleton(RuleReach, indexes),
+        ),
         providers.Singleton(AdminAudit, audit_log),
     )
     rate_limit = providers.Singleton(RateLimit)
