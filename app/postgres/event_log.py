@@ -22,6 +22,7 @@ import structlog
 from app.domain.errors import Unavailable
 from app.domain.event import Event, Shopper
 from app.domain.merchant import MerchantId
+from app.postgres import event_log_sql as sql
 from app.postgres.database import Database, raw
 from app.services.track import ACCEPTED, DUPLICATE, Appended, Identity, Outcome, Receipt
 from vitrine_sdk import EventType
@@ -33,85 +34,6 @@ STATEMENT_SECONDS: Final = 5.0
 # SQLSTATE classes that are the fault of a value: 22 data, 23 integrity, 54 too large for an index.
 _POISON: Final = frozenset({"22", "23", "54"})
 _NO_PARTITION: Final = "23514"
-
-# name, PostgreSQL's type of a value in the array, expression of the stored value
-_COLUMNS: Final = (
-    ("occurred_at", "float8", "to_timestamp(r.occurred_at)"),
-    ("received_at", "float8", "to_timestamp(r.received_at)"),
-    ("type", "int2", "r.type"),
-    ("action", "text", "r.action"),
-    ("section", "text", "r.section"),
-    ("client_id", "text", "r.client_id"),
-    ("user_id", "text", "r.user_id"),
-    ("session", "int8", "r.session"),
-    ("item_id", "text", "r.item_id"),
-    ("variation_id", "text", "r.variation_id"),
-    ("quantity", "float4", "r.quantity"),
-    ("revenue", "float4", "r.revenue"),
-    ("order_id", "text", "r.order_id"),
-    ("result_id", "text", "r.result_id"),
-    ("pod_id", "text", "r.pod_id"),
-    ("strategy", "text", "r.strategy"),
-    ("term", "text", "r.term"),
-    ("conversion_type", "text", "r.conversion_type"),
-    ("learn", "bool", "r.learn"),
-    ("payload", "text", "r.payload::jsonb"),
-)
-_APPEND: Final = f"""
-WITH claimed AS (
-    INSERT INTO event_id (merchant_id, fingerprint, forever)
-    SELECT $1, c.fingerprint, c.forever
-    FROM unnest($2::bytea[], $3::bool[]) AS c (fingerprint, forever)
-    ORDER BY c.fingerprint  -- the same order in every process: they cannot deadlock
-    ON CONFLICT DO NOTHING
-    RETURNING fingerprint
-), stored AS (
-    INSERT INTO event (merchant_id, {", ".join(name for name, _, _ in _COLUMNS)})
-    SELECT $1, {", ".join(expression for _, _, expression in _COLUMNS)}
-    FROM unnest($4::bytea[], {", ".join(f"${i}::{t}[]" for i, (_, t, _) in enumerate(_COLUMNS, 5))})
-        AS r (fingerprint, {", ".join(name for name, _, _ in _COLUMNS)})
-    JOIN claimed USING (fingerprint)
-)
-SELECT fingerprint FROM claimed
-"""  # noqa: S608  # made of the names above
-# The shopper's latest click on the item within the window, on this client or as this user.
-_ATTRIBUTE: Final = """
-SELECT l.n, found.result_id, found.pod_id, found.strategy
-FROM unnest($2::int4[], $3::text[], $4::text[], $5::text[], $6::float8[])
-    AS l (n, client_id, user_id, item_id, at)
-CROSS JOIN LATERAL (
-    SELECT click.* FROM (
-        (SELECT e.result_id, e.pod_id, e.strategy, e.occurred_at FROM event AS e
-         WHERE e.merchant_id = $1 AND e.client_id = l.client_id AND e.item_id = l.item_id
-           AND e.type = 2 AND e.pod_id IS NOT NULL AND e.result_id IS NOT NULL
-           AND e.occurred_at BETWEEN to_timestamp($7) AND to_timestamp($8)
-           AND e.occurred_at <= to_timestamp(l.at)
-         ORDER BY e.occurred_at DESC LIMIT 1)
-        UNION ALL
-        (SELECT e.result_id, e.pod_id, e.strategy, e.occurred_at FROM event AS e
-         WHERE e.merchant_id = $1 AND e.user_id = l.user_id AND e.item_id = l.item_id
-           AND e.type = 2 AND e.pod_id IS NOT NULL AND e.result_id IS NOT NULL
-           AND e.occurred_at BETWEEN to_timestamp($7) AND to_timestamp($8)
-           AND e.occurred_at <= to_timestamp(l.at)
-         ORDER BY e.occurred_at DESC LIMIT 1)
-    ) AS click
-    WHERE click.occurred_at > to_timestamp(l.at - $9)
-    ORDER BY click.occurred_at DESC LIMIT 1
-) AS found
-"""
-_IDENTIFY: Final = """
-INSERT INTO shopper_identity (merchant_id, client_id, user_id, since)
-SELECT $1, c.client_id, c.user_id, to_timestamp(c.since)
-FROM unnest($2::text[], $3::text[], $4::float8[]) AS c (client_id, user_id, since)
-ORDER BY c.client_id
-ON CONFLICT DO NOTHING
-RETURNING client_id, user_id
-"""
-_SCOPE: Final = "SELECT set_config('vitrine.merchant', $1, true)"
-_SET_ASIDE: Final = sa.text(
-    "INSERT INTO event_rejected (merchant_id, reason, event) VALUES (:merchant, :reason, :event)"
-)
-_ERASED: Final = "SELECT shopper, erased_at FROM shopper_erasure WHERE shopper = ANY($1::bytea[])"
 
 _encode = msgspec.json.Encoder().encode
 
@@ -187,7 +109,7 @@ class EventLog:
             }
             async with self._database.merchant(merchant) as connection:
                 rows = await (await raw(connection)).fetch(
-                    _ERASED, list({key for keys in ids.values() for key in keys})
+                    sql.ERASED, list({key for keys in ids.values() for key in keys})
                 )
             erased = {row["shopper"]: row["erased_at"].timestamp() for row in rows}
             found.update(
@@ -205,7 +127,7 @@ class EventLog:
         async with self._merchants(groups[0][0]) as connection:
             for number, (merchant, indices) in enumerate(groups):
                 if number:
-                    await connection.execute(_SCOPE, merchant)
+                    await connection.execute(sql.SCOPE, merchant)
                 unique: dict[bytes, Event] = {}
                 for i in indices:  # of those that are the same, the first counts
                     unique.setdefault(events[i].fingerprint, events[i])
@@ -250,7 +172,7 @@ class EventLog:
                 else {}
             )
             rows = await connection.fetch(
-                _APPEND,
+                sql.APPEND,
                 merchant,
                 [event.fingerprint for event in part],
                 [event.type is EventType.PURCHASE and event.order_id is not None for event in part],
@@ -273,7 +195,7 @@ class EventLog:
             return {}
         times = [purchases[i].time for i, _ in places]
         rows = await connection.fetch(
-            _ATTRIBUTE,
+            sql.ATTRIBUTE,
             merchant,
             list(range(len(places))),
             [purchases[i].shopper.client_id for i, _ in places],
@@ -304,7 +226,7 @@ class EventLog:
         self, connection: asyncpg.Connection, merchant: MerchantId, new: Mapping[str, Event]
     ) -> list[Identity]:
         rows = await connection.fetch(
-            _IDENTIFY,
+            sql.IDENTIFY,
             merchant,
             list(new),
             [event.shopper.user_id for event in new.values()],
@@ -321,13 +243,9 @@ class EventLog:
         reason = str(getattr(error, "orig", error)).replace("\x00", "")[:2000]
         _log.error("event_rejected", merchant=event.merchant, action=event.action, reason=reason)
         async with self._database.merchant(event.merchant) as connection:
-            await connection.execute(
-                _SET_ASIDE,
-                {
-                    "merchant": event.merchant,
-                    "reason": reason,
-                    "event": _encode(event).decode(),  # JSON escapes what text could not hold
-                },
+            # JSON escapes what text could not hold.
+            await (await raw(connection)).execute(
+                sql.SET_ASIDE, event.merchant, reason, _encode(event).decode()
             )
 
 
@@ -354,7 +272,7 @@ _EPOCH: Final = dt.date(1970, 1, 1)
 def _columns(
     events: Sequence[Event], causes: Mapping[tuple[int, int], _Recommendation]
 ) -> list[list[Any]]:
-    """The arrays of `_APPEND` from $4 on: a row an event and line, at least one an event."""
+    """The arrays of `sql.APPEND` from $4 on: a row an event and line, at least one an event."""
     rows: list[tuple[Any, ...]] = []
     for i, event in enumerate(events):
         shopper = event.shopper
