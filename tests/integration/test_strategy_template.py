@@ -44,6 +44,12 @@ def test_a_new_strategy_passes_the_kit_at_once(tmp_path: Path) -> None:
     ).stdout
     (line,) = [line for line in listed.splitlines() if line.startswith("last_minute")]
     assert line.split() == ["last_minute", "0.1.0", "last-minute", "ready"]
+
+
+@pytest.mark.slow
+def test_a_new_strategy_is_formatted_and_typed(tmp_path: Path) -> None:
+    made = write("last-minute", tmp_path)
+    tool = [sys.executable, "-m"]
     alone = ("--isolated", "--line-length", "100", "--no-cache")
     for command in (
         [*tool, "ruff", "check", *alone, "--select", "B,E,F,I,RUF,UP", made],
