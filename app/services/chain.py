@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable
+from typing import Final
 
 import numpy as np
 
@@ -15,6 +16,8 @@ from app.services.shopper_history import Recent
 from app.services.snapshot import ServedModel
 from app.telemetry.metrics import Metrics
 from vitrine_sdk import EMPTY_HISTORY, Candidates, Context, History
+
+_SHARE: Final = 0.5  # of the time left, that a strategy may take which has others after it
 
 
 class Chain:
@@ -122,9 +125,13 @@ class Chain:
         context = _context(asked, model)
         most = min(model.items, MAX_CANDIDATES)
         limit = min(max(selection.limit(self._overfetch), need - selection.count), most)
+        deadline = asked.deadline
+        if source + 1 < len(asked.served.chain):  # whoever comes next needs time too
+            now = time.monotonic()
+            deadline = now + (deadline - now) * _SHARE
         offered = False
         while limit > 0:
-            outcome = self._runner.run(model, context, limit, asked.deadline)
+            outcome = self._runner.run(model, context, limit, deadline)
             if not isinstance(outcome, Candidates):
                 if isinstance(outcome, Awaitable):
                     outcome = await outcome
@@ -135,7 +142,7 @@ class Chain:
             offered = True
             selection.offer(model.rows.take(outcome.items), outcome, source, need - selection.count)
             has_more = len(outcome) >= limit and limit < most
-            if selection.count >= need or not has_more or time.monotonic() >= asked.deadline:
+            if selection.count >= need or not has_more or time.monotonic() >= deadline:
                 return None, has_more
             limit = min(limit * GROWTH, most)
         return None, False

@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from operator import or_
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 
 import msgspec
 import numpy as np
@@ -26,7 +26,6 @@ from vitrine_sdk import BoolArray, IntArray
 
 log = structlog.get_logger()
 
-_SHARE: Final = 0.7  # of the time left, that waiting for the store may take
 _encode = msgspec.json.Encoder().encode
 
 
@@ -45,6 +44,7 @@ class FeatureReader(Protocol):
 class Showing:
     """
     Args:
+        share: of the time that a request has left, what is spent on waiting at most.
         failures: in a row, after which the store is not asked for `pause` seconds.
     """
 
@@ -54,11 +54,13 @@ class Showing:
         chain: Chain,
         metrics: Metrics,
         *,
+        share: float = 0.7,
         failures: int = 3,
         pause: float = 0.5,
     ) -> None:
         self._features = features
         self._chain = chain
+        self._share = share
         self._breaker = Breaker(failures, pause)
         self._hits = metrics.near_cache_hits.inc
         self._misses = metrics.near_cache_misses.inc
@@ -130,7 +132,7 @@ class Showing:
         revision = index.revision
         try:
             # Some of the time is left for choosing again without what did not come.
-            async with asyncio.timeout_at(now + (asked.deadline - now) * _SHARE):
+            async with asyncio.timeout_at(now + (asked.deadline - now) * self._share):
                 answers = await self._features.features(
                     asked.snapshot.merchant,
                     asked.served.pod.section,

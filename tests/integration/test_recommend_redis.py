@@ -169,7 +169,8 @@ async def test_redis_killed_and_back(own_redis: EmbeddedRedis) -> None:
 
 
 async def test_redis_stalled(own_redis: EmbeddedRedis) -> None:
-    async with shop_on(own_redis.url, prefill=True, budget=0.2) as (shop, history):
+    async with shop_on(own_redis.url, prefill=True) as (shop, history):
+        shop.histories._share = 0.02  # of 5 seconds
         await history.add([viewed("i7")])
         before = await ask(shop, "you")
         assert own_redis._child is not None
