@@ -86,10 +86,11 @@ def request_ids() -> Callable[[], str]:
 def surround(operation: Operation, around: Surroundings) -> Handler:
     """The handler that is registered for an operation."""
     handle = operation.handler
-    name = f"{operation.method} {operation.path}"
-    record = around.metrics.route(operation.method, operation.path)
-    write = canonical_writer(around.output, operation.method, operation.path)
-    count_defect = around.metrics.http_errors.labels(operation.path).inc
+    route = operation.template
+    name = f"{operation.method} {route}"
+    record = around.metrics.route(operation.method, route)
+    write = canonical_writer(around.output, operation.method, route)
+    count_defect = around.metrics.http_errors.labels(route).inc
     admit = _admission(operation, around)
     storefront = operation.security is Security.KEY
     new_id = around.new_id

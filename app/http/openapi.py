@@ -16,7 +16,6 @@ from app.http.operation import Operation, Parameter, Security
 from app.http.problem import MEDIA_TYPE, Problem
 
 _REF: Final = "#/components/schemas/{name}"
-_PATTERN: Final = re.compile(r"\{(\w+):[^{}]*(?:\{[^{}]*\}[^{}]*)*\}")
 _PAGE: Final = {"docs.html": "text/html", "docs.js": "text/javascript", "docs.css": "text/css"}
 _POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
@@ -29,6 +28,7 @@ TAGS: Final = {
     "catalogue": "Items, variations and item groups, with the token.",
     "admin": "What merchants steer, with the token.",
     "operations": "Signs of life, for those who run the service.",
+    "demo": "The demo's shop page; no other server has it.",
 }
 
 
@@ -46,9 +46,11 @@ def document(operations: Sequence[Operation], version: str) -> dict[str, Any]:
 
     paths: dict[str, dict[str, Any]] = {}
     for operation in operations:
-        path = _PATTERN.sub(r"{\1}", operation.path)
-        paths.setdefault(path, {})[operation.method.lower()] = _operation(operation, schema)
-    used = dict.fromkeys(operation.tag for operation in operations)
+        paths.setdefault(operation.template, {})[operation.method.lower()] = _operation(
+            operation, schema
+        )
+    used = {operation.tag for operation in operations}
+    tags = [*(tag for tag in TAGS if tag in used), *sorted(used - TAGS.keys())]
     return {
         "openapi": "3.1.0",
         "info": {
@@ -58,7 +60,7 @@ def document(operations: Sequence[Operation], version: str) -> dict[str, Any]:
             "license": {"name": "MIT", "identifier": "MIT"},
         },
         "servers": [{"url": "/"}],
-        "tags": [{"name": tag, "description": TAGS.get(tag, "")} for tag in used],
+        "tags": [{"name": tag, "description": TAGS.get(tag, "")} for tag in tags],
         "paths": paths,
         "components": {
             "schemas": components,
@@ -134,7 +136,7 @@ def _parameters(operation: Operation) -> list[Parameter]:
         if not (operation.security is Security.KEY and parameter.name == "key")
     ]
     named = {parameter.name for parameter in declared if parameter.where == "path"}
-    in_path = re.findall(r"\{(\w+)\}", _PATTERN.sub(r"{\1}", operation.path))
+    in_path = re.findall(r"\{(\w+)\}", operation.template)
     return declared + [Parameter(name, str, "path") for name in in_path if name not in named]
 
 

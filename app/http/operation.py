@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -10,6 +11,8 @@ from typing import Any, Literal
 from aiohttp import web
 
 from app.domain.merchant import Role
+
+_PART = re.compile(r"\{(\w+):[^{}]*(?:\{[^{}]*\}[^{}]*)*\}")
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -52,3 +55,8 @@ class Operation:
     aliases: tuple[str, ...] = ()
     """Further paths, undocumented: how a client spells this one that escapes its slashes."""
     response_media_type: str = "application/json"  # of the answers that are no problem
+
+    @property
+    def template(self) -> str:
+        """The path without the patterns of its parts, as OpenAPI and metrics name it."""
+        return _PART.sub(r"{\1}", self.path)

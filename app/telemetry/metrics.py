@@ -34,8 +34,7 @@ REQUEST_BUCKETS: Final = (
     *(0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0),
 )
 STRATEGY_BUCKETS: Final = (0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.05, 0.1)
-STORE_BUCKETS: Final = (0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0)
-JOB_BUCKETS: Final = (0.1, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0)
+COMMIT_BUCKETS: Final = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0)
 
 GaugeMode = Literal["livesum", "livemax", "livemin", "livemostrecent"]
 
@@ -113,6 +112,12 @@ class Metrics:
             ("reason",),
         )
 
+        self.prepared_lists = self._counter(
+            "vitrine_prepared_lists_total",
+            "Requests that a ready list could answer (hit), or that had to be computed (miss).",
+            ("outcome",),
+        )
+
         # Near-cache and item index
         self.near_cache_hits = self._counter(
             "vitrine_near_cache_hits_total", "Items rendered from the process' own cache."
@@ -142,6 +147,17 @@ class Metrics:
             "livemin",
         )
 
+        self.projected_items = self._counter(
+            "vitrine_catalogue_projected_items_total",
+            "Items written to Redis to bring it to the catalogue's version.",
+            ("merchant", "section"),
+        )
+        self.mended_items = self._counter(
+            "vitrine_catalogue_mended_items_total",
+            "Items that Redis held otherwise than PostgreSQL, found by comparing.",
+            ("merchant", "section"),
+        )
+
         # Events
         self.events = self._counter(
             "vitrine_events_total",
@@ -152,47 +168,25 @@ class Metrics:
             "vitrine_event_commit_duration_seconds",
             "Time to make one group of events durable.",
             (),
-            STORE_BUCKETS,
+            COMMIT_BUCKETS,
         )
 
-        # Stores
-        self.redis_seconds = self._histogram(
-            "vitrine_redis_duration_seconds",
-            "Time of one round trip to Redis.",
-            ("operation",),
-            STORE_BUCKETS,
+        self.events_waiting = self._gauge(
+            "vitrine_events_waiting", "Events that wait to be committed.", (), "livesum"
         )
-        self.redis_errors = self._counter(
-            "vitrine_redis_errors_total", "Round trips to Redis that failed.", ("operation",)
-        )
-        self.postgres_seconds = self._histogram(
-            "vitrine_postgres_duration_seconds",
-            "Time of one transaction.",
-            ("operation",),
-            STORE_BUCKETS,
-        )
-        self.postgres_errors = self._counter(
-            "vitrine_postgres_errors_total", "Transactions that failed.", ("operation",)
+        self.event_spool_bytes = self._gauge(
+            "vitrine_event_spool_bytes",
+            "Events on the disk that wait for PostgreSQL.",
+            (),
+            "livesum",
         )
 
-        # Training and tasks
-        self.model_published = self._gauge(
-            "vitrine_model_published_timestamp_seconds",
-            "When the model version that is served was published.",
+        # Models
+        self.model_number = self._gauge(
+            "vitrine_model_version_number",
+            "Number of the model version that the slowest worker serves.",
             ("merchant", "configuration"),
             "livemin",
-        )
-        self.model_watermark = self._gauge(
-            "vitrine_model_watermark_timestamp_seconds",
-            "Time of the newest event that the model which is served has learned from.",
-            ("merchant", "configuration"),
-            "livemin",
-        )
-        self.fit_seconds = self._histogram(
-            "vitrine_fit_duration_seconds", "Time to fit a model.", ("strategy",), JOB_BUCKETS
-        )
-        self.tasks = self._counter(
-            "vitrine_tasks_total", "Tasks that ended, by outcome.", ("type", "outcome")
         )
 
         # The process

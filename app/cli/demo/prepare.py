@@ -44,7 +44,7 @@ from app.telemetry import logs
 from app.telemetry.output import Output
 
 ACTOR: Final = "demo"  # in the audit log
-FORMAT: Final = "2"  # changes when what is prepared changes
+FORMAT: Final = "3"  # changes when what is prepared changes
 
 
 class State(msgspec.Struct, kw_only=True):

@@ -60,6 +60,7 @@ _NAMES: Final = {
     "FLUID MILK WHITE ONLY": "White milk",
     "MAINSTREAM WHITE BREAD": "White bread",
     "MAINSTREAM WHEAT/MULTIGRAIN BR": "Wheat and multigrain bread",
+    "BEERALEMALT LIQUORS": "Beer, ale and malt liquors",
     "DRUG GM": "Drugstore and general",
     "MEAT-PCKGD": "Packaged meat",
     "SEAFOOD-PCKGD": "Packaged seafood",
@@ -70,9 +71,20 @@ _VAGUE: Final = frozenset(
     (
         *("all", "angus", "bulk", "choice", "economy", "exact", "flavored", "fresh", "frozen"),
         *("instore", "large", "lean", "mainstream", "medium", "miscellaneous", "natural", "net"),
-        *("non", "or", "organic", "other", "premium", "primal", "private", "regular", "select"),
+        *(
+            "non",
+            "or",
+            "organic",
+            "other",
+            "premium",
+            "primal",
+            "private",
+            "red",
+            "regular",
+            "select",
+        ),
         *("single", "size", "small", "specialty", "standard", "traditional", "value", "variety"),
-        *("weight", "whole", "wt", "x"),
+        *("weight", "white", "whole", "wt", "x", "yellow"),
     )
 )
 _UNCLOSED = re.compile(r"\s*\([^)]*$")

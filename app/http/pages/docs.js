@@ -9,6 +9,10 @@ const make = (tag, attributes = {}, ...children) => {
   return node;
 };
 
+/** Text in which `this` is code. */
+const prose = (text) =>
+  text.split('`').map((part, index) => (index % 2 ? make('code', {}, part) : part));
+
 const resolve = (spec, value) =>
   value?.$ref ? value.$ref.split('/').slice(1).reduce((part, step) => part[step], spec) : value;
 
@@ -54,7 +58,7 @@ function shape(spec, schema, depth = 0, seen = []) {
   }
   if (!schema.properties) return null;
   const list = make('dl', { class: 'fields' });
-  if (schema.description) list.append(make('p', { class: 'about' }, schema.description));
+  if (schema.description) list.append(make('p', { class: 'about' }, ...prose(schema.description)));
   for (const [name, property] of Object.entries(schema.properties)) {
     const required = (schema.required ?? []).includes(name);
     list.append(
@@ -68,7 +72,7 @@ function shape(spec, schema, depth = 0, seen = []) {
       ),
     );
     const detail = make('dd', {});
-    if (property.description) detail.append(make('p', {}, property.description));
+    if (property.description) detail.append(make('p', {}, ...prose(property.description)));
     if (property.default !== undefined) {
       detail.append(make('p', {}, 'Default: ', make('code', {}, JSON.stringify(property.default))));
     }
@@ -96,7 +100,7 @@ function parameters(list) {
         make(
           'td',
           {},
-          each.description ?? '',
+          ...prose(each.description ?? ''),
           each.example !== undefined
             ? make('div', {}, 'e.g. ', make('code', {}, JSON.stringify(each.example)))
             : null,
@@ -136,7 +140,7 @@ function operation(spec, path, method, described) {
       make('code', {}, path),
     ),
     make('p', { class: 'lead' }, described.summary),
-    ...(described.description ?? '').split('\n\n').filter(Boolean).map((text) => make('p', {}, text)),
+    ...(described.description ?? '').split('\n\n').filter(Boolean).map((text) => make('p', {}, ...prose(text))),
     make('p', { class: 'type' }, security.length ? `Security: ${security.join(' or ')}` : 'Open to all'),
     parameters(described.parameters),
     described.requestBody ? content(spec, 'Body', described.requestBody.content) : null,

@@ -9,13 +9,10 @@ const money = new Intl.NumberFormat(undefined, { style: 'currency', currency: co
 export const price = (amount) => (amount === undefined || amount === null ? 'no price' : money.format(amount));
 
 const REASONS = {
-  popular: 'popular now',
+  popular: 'sells most',
   trending: 'more asked for than before',
-  bought_together: 'bought together',
-  viewed_together: 'looked at together',
-  similar_content: 'alike',
-  content: 'alike',
-  history: 'from what you did here',
+  new: 'new here',
+  from_history: 'from what you did here',
 };
 const reasonWords = (reason) => REASONS[reason] ?? reason?.replaceAll('_', ' ') ?? '';
 
