@@ -85,6 +85,8 @@ class Recommend:
         self._sample_rate = sample_rate
         self._answered: dict[tuple[MerchantId, str, str | None], Callable[[], None]] = {}
         self._dropped = [metrics.dropped_candidates.labels(r.name.lower()).inc for r in LeftOut]
+        self._hit = metrics.prepared_lists.labels("hit").inc
+        self._missed = metrics.prepared_lists.labels("miss").inc
         self.prepared_lists = PreparedLists(prepared_bytes)
 
     def prepared(self, snapshot: ServingSnapshot, pod_id: str, dependence: str) -> Answer | None:
@@ -95,7 +97,10 @@ class Recommend:
                 same text that `recommend` was given.
         """
         answer = self.prepared_lists.get((snapshot.number, pod_id, dependence), time.time())
-        if answer is not None:
+        if answer is None:
+            self._missed()
+        else:
+            self._hit()
             self._count(snapshot.merchant, pod_id, answer.strategy)
         return answer
 
