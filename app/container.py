@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from importlib.metadata import version as package_version
 from typing import Final
 
 from dependency_injector import containers, providers
@@ -82,9 +83,11 @@ from app.services.shopper_history import Histories
 from app.services.track import Tracker
 from app.services.train import Training
 from app.services.training_tasks import TrainingRequests, TrainingTasks
+from app.services.vitals import Vitals
 from app.services.webhooks import WebhookDelivery
 from app.settings import Settings
 from app.telemetry.metrics import Metrics
+from app.telemetry.observers import EventObserver, ProjectionObserver
 
 BACKGROUND_TIMEOUT: Final = 5.0  # seconds that background work waits for an answer of Redis
 
@@ -184,7 +187,12 @@ class Container(containers.DeclarativeContainer):
 
     rendered = providers.Singleton(RenderedItems, settings.provided.near_cache_bytes)
     indexes = providers.Singleton(ItemIndexes, rendered)
-    projector = providers.Singleton(Projector, catalogue, item_features)
+    projector = providers.Singleton(
+        Projector,
+        catalogue,
+        item_features,
+        observer=providers.Singleton(ProjectionObserver, metrics),
+    )
     follower = providers.Singleton(
         Follower, indexes, item_features, catalogue, poll_seconds=settings.provided.poll_seconds
     )
@@ -276,7 +284,15 @@ class Container(containers.DeclarativeContainer):
         HistoryKeeper, history_rebuild, history, serving.provided.merchants
     )
     tracker = providers.Singleton(
-        Tracker, event_log, history, spool, on_history_gap=history_keeper.provided.note_gap
+        Tracker,
+        event_log,
+        history,
+        spool,
+        observer=providers.Singleton(EventObserver, metrics),
+        on_history_gap=history_keeper.provided.note_gap,
+    )
+    vitals = providers.Singleton(
+        Vitals, serving, indexes, metrics, providers.Callable(package_version, "vitrine")
     )
     runner = providers.Singleton(StrategyRunner, metrics)
     histories = providers.Singleton(Histories, request_history)

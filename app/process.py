@@ -28,9 +28,7 @@ LONGEST_PAUSE: Final = 2.0  # seconds between two tries while a store is away
 class ServingProcess:
     """Implements `app.http.server.Service`."""
 
-    def __init__(
-        self, container: Container, place: Place, also: Sequence[Operation] = ()
-    ) -> None:
+    def __init__(self, container: Container, place: Place, also: Sequence[Operation] = ()) -> None:
         self._container = container
         self._waiting: dict[str, str] = {}  # for what the start waits, and why
         self._tasks: list[asyncio.Task[None]] = []
@@ -86,6 +84,7 @@ class ServingProcess:
             ("catalogue", container.follower().run),
             ("projector", container.projector().run),
             ("served samples", container.served_samples().run),
+            ("vitals", container.vitals().run),
         ):
             self._run(name, run())
 
