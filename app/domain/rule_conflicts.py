@@ -20,7 +20,7 @@ from app.domain import rule_action as act
 from app.domain import rule_condition as when
 from app.domain.rule_compile import CompiledRules
 from app.domain.rule_program import RankedRule
-from app.domain.rule_table import DAY
+from app.domain.rule_table import DAY, ItemTest
 from app.domain.rule_trace import tag
 from vitrine_sdk import BoolArray, IntArray
 
@@ -61,7 +61,8 @@ class _Part:
 
     rule: RankedRule
     action: Items
-    members: BoolArray  # by signature
+    test: ItemTest
+    members: BoolArray  # by signature: it matches at least one such item now
 
 
 class Conflicts:
@@ -105,11 +106,10 @@ class Conflicts:
         """The rules that act on at least one of the rows, by rank."""
         if not len(rows):
             return []
-        signatures = self._rules.signatures.of(rows)
         ids = {self._rules.index.ids[row] for row in rows.tolist()}
         hits: dict[int, tuple[set[str], int]] = {}
         for part in self._parts:
-            count = int(part.members[signatures].sum())
+            count = int(part.test.evaluate(rows, self._now).sum())
             if isinstance(part.action, act.IncludeOnly):
                 count = len(rows) - count
             if count:
@@ -149,8 +149,6 @@ class Conflicts:
         return {rank: frozenset(pods) for rank, pods in found.items()}
 
     def _all_parts(self, signatures: IntArray, count: int) -> Iterator[_Part]:
-        first = np.zeros(count, np.int32)
-        first[signatures[::-1]] = self._rows[::-1]
         for rule in self._rules.rules:
             if rule.rank not in self._pods:
                 continue
@@ -159,9 +157,10 @@ class Conflicts:
                     test = self._rules.bind(action.items, rule.rule_set)
                     if test.number >= 0:
                         members = self._rules.signatures.membership[test.number, :count]
-                    else:  # what depends on time is asked of one row a signature
-                        members = test.evaluate(first, self._now)
-                    yield _Part(rule, action, members)
+                    else:
+                        members = np.zeros(count, np.bool_)
+                        members[signatures[test.evaluate(self._rows, self._now)]] = True
+                    yield _Part(rule, action, test, members)
 
     def _items(self, members: BoolArray) -> int:
         return int(self._counts[members].sum())
