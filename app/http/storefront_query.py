@@ -153,11 +153,13 @@ _JSON: Final = frozenset({"variations_map", "pre_filter_expression"})
 
 
 def _decoded(raw: str, name: str) -> str:
-    if "%" not in raw and "+" not in raw:
+    if "%" not in raw and "+" not in raw and raw.isascii():
         return raw
     try:
-        return unquote_plus(raw, errors="strict")
-    except UnicodeDecodeError:
+        text = unquote_plus(raw, errors="strict")
+        text.encode()  # raw bytes that are no UTF-8 came as lone surrogates
+        return text
+    except UnicodeError:
         raise InvalidInput.field(name, "is not valid UTF-8, percent-encoded") from None
 
 
