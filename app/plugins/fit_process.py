@@ -18,11 +18,13 @@ from pathlib import Path
 import msgspec
 
 from app.domain.errors import InvalidInput
+from app.domain.gate import Verdict, unjudged
+from app.domain.strategy import InstalledStrategy
 from app.plugins import training_files
 from app.plugins.artefact_files import ITEMS_OFFSETS, ITEMS_UTF8, open_arrays, write
 from app.plugins.discovery import discover
-from app.plugins.fit_job import FitJob, FitReport
-from vitrine_sdk import ENTRY_POINT_GROUP, Context
+from app.plugins.fit_job import Against, FitJob, FitReport
+from vitrine_sdk import ENTRY_POINT_GROUP, Config, Context, TrainingData
 
 
 def run(job: FitJob) -> FitReport:
@@ -53,13 +55,7 @@ def run(job: FitJob) -> FitReport:
         opened.pop(ITEMS_OFFSETS)
         model = strategy.load(opened, config, len(data.items))
         model.recommend(Context(now=data.now), 1)
-        verdict = None
-        if job.against is not None:
-            from app.plugins.judging import judge  # it brings much that no other fit needs
-
-            step = "judging it"
-            before = found.configuration(job.against.manifest.config)
-            verdict = judge(strategy, config, before, data, job.against, job.seed)
+        peak = peak_mib()
     except MemoryError:
         return FitReport(error=f"{step}: out of memory")
     except Exception as error:  # noqa: BLE001  # a strategy's own trouble, told to its merchant
@@ -68,22 +64,45 @@ def run(job: FitJob) -> FitReport:
             error=f"{step}: {type(error).__name__}: {first}"[:500].rstrip(": "),
             trace=traceback.format_exc(),
         )
+    verdict, trace = None, None
+    if job.against is not None:
+        verdict, trace = _judged(found, config, data, job.against, job.seed)
     return FitReport(
         contract=found.contract or 0,
         format=found.format or 0,
         items=len(data.items),
         files=files,
         verdict=verdict,
+        trace=trace,
         metrics={
             "items": float(len(data.items)),
             "events": float(len(data.events)),
             "shoppers": float(data.events.shoppers),
             "seconds": round(fitted - started, 3),
             "cpu_seconds": round(cpu, 3),  # of all threads, what the machine's load leaves alone
-            "peak_mib": round(peak_mib(), 1),
+            "peak_mib": round(peak, 1),
             "bytes": float(sum((staged / name).stat().st_size for name in files)),
         },
     )
+
+
+def _judged(
+    found: InstalledStrategy, config: Config, data: TrainingData, against: Against, seed: int
+) -> tuple[Verdict, str | None]:
+    """The gate's verdict, and the stack of what went wrong. What cannot be judged does not serve by itself, but for a configuration
+    that this version of the strategy does not know any more."""
+    from app.plugins.judging import judge  # it brings much that no other fit needs
+
+    try:
+        before = found.configuration(against.manifest.config)
+    except InvalidInput:
+        reason = "the version that serves has a config of another version of the strategy"
+        return unjudged(reason), None
+    try:
+        return judge(found.usable(), config, before, data, against, seed), None
+    except Exception as error:  # noqa: BLE001  # a strategy's own trouble; MemoryError too
+        verdict = Verdict(passed=False, reason=f"could not be judged: {type(error).__name__}")
+        return verdict, traceback.format_exc()
 
 
 def peak_mib() -> float:

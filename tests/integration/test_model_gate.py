@@ -44,11 +44,15 @@ async def train(
     await configurations.create(merchant.id, CONFIGURATION, "test")
 
     async def train_with(
-        *, reverse: bool, days_ago: float, least: int = 20, publish: bool = True
+        *, reverse: bool, days_ago: float, least: int = 20, fails_before: int = 0
     ) -> Trained:
         await configurations.replace(
             merchant.id,
-            StrategyConfiguration(id="bought", strategy="bought", config={"reverse": reverse}),
+            StrategyConfiguration(
+                id="bought",
+                strategy="bought",
+                config={"reverse": reverse, "fails_before": fails_before},
+            ),
             None,
             "test",
         )
@@ -63,9 +67,7 @@ async def train(
             publish=Models(versions, store).publish,
             run_in_thread=asyncio.to_thread,
         )
-        (trained,) = await training.train(
-            merchant.id, actor="test", until=NOW - days_ago * DAY, publish=publish
-        )
+        (trained,) = await training.train(merchant.id, actor="test", until=NOW - days_ago * DAY)
         return trained
 
     return train_with
@@ -150,6 +152,19 @@ async def test_with_too_few_shoppers_nothing_is_judged(train: Train) -> None:
     assert verdict is not None
     assert not verdict.judged
     assert verdict.reason == "only 30 known shoppers did anything since, and 31 are needed"
+
+
+async def test_what_cannot_be_judged_does_not_serve_by_itself(
+    train: Train, database: Database, merchant: Any
+) -> None:
+    """Its arrays serve, but a fit on the days before fails."""
+    await train(reverse=False, days_ago=3)
+    second = await train(reverse=False, fails_before=NOW - 2 * DAY, days_ago=0)
+    assert second.error is None
+    assert second.kept_back == "could not be judged: ValueError"
+    serving = await ModelVersionStore(database).serving(merchant.id, "bought")
+    assert serving is not None
+    assert serving.number == 1
 
 
 async def test_a_catalogue_that_changed_is_judged_by_ids(

@@ -18,6 +18,7 @@ from vitrine_sdk import (
 
 class BoughtConfig(Config):
     reverse: bool = False
+    fails_before: int = 0  # a fit on data of an earlier time fails
 
 
 class BoughtModel:
@@ -43,6 +44,8 @@ class Bought:
         return Needs()
 
     def fit(self, data: TrainingData, config: BoughtConfig, seed: int) -> Arrays:
+        if data.now < config.fails_before:
+            raise ValueError("too early")
         known = data.events.item[data.events.item >= 0]
         counts = np.bincount(known, minlength=len(data.items))
         order = np.argsort(counts if config.reverse else -counts, kind="stable")
