@@ -89,8 +89,8 @@ def run(job: FitJob) -> FitReport:
 def _judged(
     found: InstalledStrategy, config: Config, data: TrainingData, against: Against, seed: int
 ) -> tuple[Verdict, str | None]:
-    """The gate's verdict, and the stack of what went wrong. What cannot be judged does not serve by itself, but for a configuration
-    that this version of the strategy does not know any more."""
+    """The gate's verdict, and the stack of what went wrong. What cannot be judged does not serve
+    by itself, but for a configuration that this version of the strategy does not know any more."""
     from app.plugins.judging import judge  # it brings much that no other fit needs
 
     try:
