@@ -150,7 +150,12 @@ def record_from_fields(kind: Kind, fields: Mapping[str, Any], *, partial: bool) 
         given = msgspec.convert(fields, _TYPES[kind])
     except msgspec.ValidationError as error:
         raise InvalidInput.field(*_located(str(error))) from None
-    _refuse_odd_text(fields, "")
+    try:
+        odd = _ODD_ESCAPE.search(_encode(fields)) is not None
+    except UnicodeEncodeError:
+        odd = True
+    if odd:
+        _refuse_odd_text(fields, "")
     return _records(kind, given, partial, "")[0]
 
 
