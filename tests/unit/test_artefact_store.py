@@ -7,6 +7,7 @@ import json
 import os
 import pickle
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -226,6 +227,41 @@ def test_a_half_uploaded_artefact_is_not_there(tmp_path: Path) -> None:
     staged, sha256 = stage(store)
     store.put(staged, "m/c/1")
     np.testing.assert_array_equal(store.open("m/c/1", sha256).arrays["scores"], ARRAYS["scores"])
+
+
+def test_a_machines_processes_fetch_a_remote_artefact_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"memory://{uuid.uuid4().hex}"
+    staged, sha256 = stage(ArtefactStore(url, tmp_path / "cache"))
+    ArtefactStore(url, tmp_path / "cache").put(staged, "m/c/1")
+    fetched: list[str] = []
+    memory = fsspec.filesystem("memory")
+    real = memory.get_file
+
+    def get_file(remote: str, local: str, **options: Any) -> None:
+        fetched.append(Path(remote).name)
+        real(remote, local, **options)
+
+    monkeypatch.setattr(memory, "get_file", get_file)
+    with ThreadPoolExecutor(4) as pool:  # each with a store of its own, as a process has
+        opened = list(
+            pool.map(lambda _: ArtefactStore(url, tmp_path / "cache").open("m/c/1", sha256), "1234")
+        )
+    assert len(opened) == 4
+    manifest = fetched.pop(fetched.index("manifest.json"))
+    assert manifest == "manifest.json"  # read first, to see whether the upload is finished
+    assert len(fetched) == len(set(fetched))
+
+
+def test_only_the_newest_copies_of_remote_artefacts_stay(tmp_path: Path) -> None:
+    store = ArtefactStore(f"memory://{uuid.uuid4().hex}", tmp_path / "cache")
+    for number in range(1, 6):
+        staged, sha256 = stage(store)
+        store.put(staged, f"m/c/{number}")
+        store.open(f"m/c/{number}", sha256)
+    kept = [path.name for path in (tmp_path / "cache").glob("*/fetched/m/c/*")]
+    assert sorted(kept) == ["3", "4", "5"]
 
 
 def test_what_dead_writers_left_is_cleared_away(tmp_path: Path) -> None:
