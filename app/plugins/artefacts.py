@@ -194,7 +194,8 @@ class ArtefactStore:
                         f"artefact {location}: its manifest is not the one published"
                     )
                 for path in self._fs.ls(remote, detail=False):
-                    self._fs.get_file(path, os.fspath(partial / PurePosixPath(path).name))
+                    if (name := PurePosixPath(path).name) != MANIFEST:
+                        self._fs.get_file(path, os.fspath(partial / name))
                 partial.rename(directory)
                 _keep_newest(directory.parents[1], _FETCHED_KEPT)
             except FileNotFoundError:

@@ -244,14 +244,12 @@ def test_a_machines_processes_fetch_a_remote_artefact_once(
         real(remote, local, **options)
 
     monkeypatch.setattr(memory, "get_file", get_file)
-    with ThreadPoolExecutor(4) as pool:  # each with a store of its own, as a process has
-        opened = list(
-            pool.map(lambda _: ArtefactStore(url, tmp_path / "cache").open("m/c/1", sha256), "1234")
-        )
+    stores = [ArtefactStore(url, tmp_path / "cache") for _ in range(4)]  # as processes have
+    with ThreadPoolExecutor(4) as pool:
+        opened = list(pool.map(lambda store: store.open("m/c/1", sha256), stores))
     assert len(opened) == 4
-    manifest = fetched.pop(fetched.index("manifest.json"))
-    assert manifest == "manifest.json"  # read first, to see whether the upload is finished
-    assert len(fetched) == len(set(fetched))
+    assert fetched[0] == "manifest.json"  # first, to see whether the upload is finished
+    assert len(fetched) == len(set(fetched)) == len(ARRAYS) + 3
 
 
 def test_only_the_newest_copies_of_remote_artefacts_stay(tmp_path: Path) -> None:
