@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -164,6 +165,7 @@ def _prepare(settings: Settings, source: ShopSource, folder: Path) -> State | No
 
 def _prepare_here(settings: Settings, source: ShopSource, folder: Path, sending: object) -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(_FAILED))
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         state = prepare(settings, source, folder)
     except (ShopError, MigrationError, RuntimeError) as error:
@@ -175,6 +177,14 @@ def _prepare_here(settings: Settings, source: ShopSource, folder: Path, sending:
     except KeyboardInterrupt:
         raise SystemExit(_FAILED) from None
     sending.send_bytes(msgspec.json.encode(state))  # type: ignore[attr-defined]  # a Connection
+
+
+def _end_with_parent() -> None:
+    """A demo that was killed leaves nobody behind who goes on importing."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(_FAILED)
 
 
 def _page(state: State, folder: Path, module: Path | None) -> ShopPage | None:
