@@ -15,7 +15,7 @@ from app.domain.item_index import value_text
 from app.domain.rendered import item_document
 from app.domain.selection import BROUGHT, CodeArray, LeftOut, Pool
 from app.domain.variations_map import VariationsMap, map_variations
-from app.services.snapshot import ServedPod, ending
+from app.services.snapshot import Listing, ending
 from vitrine_sdk import IntArray
 
 ALWAYS_SHOWN: Final = ("id", "variation_id")
@@ -87,7 +87,7 @@ class Answer:
     """One list, ready to be sent: `head`, a result id, `TAIL`."""
 
     head: bytes
-    served: ServedPod
+    listing: Listing
     rows: IntArray
     sources: CodeArray
     fallback: str | None = None  # why the first in the chain did not answer
@@ -103,7 +103,7 @@ class Answer:
 
     @property
     def items(self) -> tuple[ItemId, ...]:
-        ids = self.served.index.ids
+        ids = self.listing.index.ids
         return tuple([ids[row] for row in self.rows.tolist()])
 
     @property
@@ -112,7 +112,7 @@ class Answer:
         return tuple(map(self._strategy, self.sources.tolist()))
 
     def _strategy(self, source: int) -> str:
-        return BY_RULE if source == BROUGHT else self.served.pod.chain[source]
+        return BY_RULE if source == BROUGHT else self.listing.pod.chain[source]
 
 
 BY_RULE: Final = "rules"
@@ -121,22 +121,22 @@ BY_RULE: Final = "rules"
 TAIL: Final = b'"}'
 
 
-def results(served: ServedPod, pool: Pool, items: Sequence[bytes]) -> bytes:
+def results(listing: Listing, pool: Pool, items: Sequence[bytes]) -> bytes:
     """The list `response.results`, without its brackets; `items` are rendered, one a row."""
     sources = pool.sources.tobytes()  # quicker to ask than the array
     if pool.slotted is not None or pool.labels or BROUGHT in sources:
-        return b",".join(_marked(served, pool, items))
+        return b",".join(_marked(listing, pool, items))
     reasons = pool.reasons.tolist()
     if sources and sources.count(sources[0]) == len(sources):
-        of_one = served.endings[sources[0]]
+        of_one = listing.endings[sources[0]]
         return b",".join([item + of_one[r] for item, r in zip(items, reasons, strict=True)])
-    endings = served.endings
+    endings = listing.endings
     return b",".join(
         [item + endings[s][r] for item, s, r in zip(items, sources, reasons, strict=True)]
     )
 
 
-def _marked(served: ServedPod, pool: Pool, items: Sequence[bytes]) -> list[bytes]:
+def _marked(listing: Listing, pool: Pool, items: Sequence[bytes]) -> list[bytes]:
     slotted = [False] * len(items) if pool.slotted is None else pool.slotted.tolist()
     marked = []
     for item, row, source, reason, fixed in zip(
@@ -151,17 +151,16 @@ def _marked(served: ServedPod, pool: Pool, items: Sequence[bytes]) -> list[bytes
         if source == BROUGHT:
             end = ending(BY_RULE, "rule", slotted=fixed, labels=labels)
         elif fixed or labels:
-            model = served.chain[source]
-            code = "" if model is None else model.reasons[reason]
-            end = ending(served.pod.chain[source], code, slotted=fixed, labels=labels)
+            code = listing.reasons[source][reason]
+            end = ending(listing.pod.chain[source], code, slotted=fixed, labels=labels)
         else:
-            end = served.endings[source][reason]
+            end = listing.endings[source][reason]
         marked.append(item + end)
     return marked
 
 
 def assemble(
-    served: ServedPod,
+    listing: Listing,
     echo: bytes,
     listed: bytes,
     count: int,
@@ -180,7 +179,7 @@ def assemble(
             b'{"request":', echo,
             b',"response":{"results":[', listed,
             b'],"total_num_results":', str(count).encode(),
-            b',"pod":', served.document, extra,
+            b',"pod":', listing.document, extra,
             b'},"result_id":"',
         )
     )  # fmt: skip

@@ -37,11 +37,14 @@ class Chain:
         far as it suits this request."""
         chosen = await self._choose(asked)
         key = (asked.snapshot.merchant, asked.served.pod.id)
+        last = self._last_good.get(key)
         if len(chosen.pool):
             if asked.filters is None and not asked.failed and len(chosen.pool) == asked.want:
+                pool = chosen.pool
+                # Copies: a strategy may give parts of its model's arrays, and would stay with them.
+                pool.scores, pool.reasons = pool.scores.copy(), pool.reasons.copy()
                 self._last_good[key] = chosen
             return chosen
-        last = self._last_good.get(key)
         if last is None or not asked.failed:
             return chosen
         asked.went_without("strategies")
@@ -53,7 +56,7 @@ class Chain:
                 rows = pool.rows[of_it]
                 again = Candidates(rows, pool.scores[of_it], pool.reasons[of_it])
                 selection.offer(rows, again, source, len(rows))
-        return Chosen(last.served, selection.result(), selection.left_out, selection.examined())
+        return Chosen(last.listing, selection.result(), selection.left_out, selection.examined())
 
     async def _choose(self, asked: PodRequest) -> Chosen:
         selection = self._selection(asked)
@@ -73,7 +76,7 @@ class Chain:
                 break
             need = min(need * GROWTH, MAX_CANDIDATES)
             selection.restart()
-        return Chosen(asked.served, pool, selection.left_out, selection.examined())
+        return Chosen(asked.served.listing, pool, selection.left_out, selection.examined())
 
     def _selection(self, asked: PodRequest) -> Selection:
         return Selection(

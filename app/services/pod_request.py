@@ -23,7 +23,7 @@ from app.domain.selection import AtHand, Exclusions, Pool, Ruling, Trace
 from app.domain.variations_map import parse_variations_map
 from app.services.answer import Format
 from app.services.shopper_history import NOTHING, Recent
-from app.services.snapshot import ServedPod, ServingSnapshot
+from app.services.snapshot import Listing, ServedPod, ServingSnapshot
 from vitrine_sdk import IntArray
 
 _encode = msgspec.json.Encoder().encode
@@ -96,7 +96,7 @@ class PodRequest:
 class Chosen:
     """A list before it is rendered."""
 
-    served: ServedPod  # whose chain the pool's sources are places in
+    listing: Listing  # in whose chain the pool's sources are places
     pool: Pool
     left_out: Sequence[int]  # candidates, by LeftOut
     examined: IntArray  # rows that the list depends on

@@ -134,7 +134,7 @@ class Recommend:
             )
         revision = served.index.revision
         chosen, items = await self._showing.show(asked, await self._chain.choose(asked))
-        answer = self._answer(asked, chosen, results(chosen.served, chosen.pool, items))
+        answer = self._answer(asked, chosen, results(chosen.listing, chosen.pool, items))
         if (
             dependence is not None
             and not (personal or asked.degraded or asked.failed)
@@ -206,9 +206,14 @@ class Recommend:
                 short["unknown_attributes"] = unknown
         answer = Answer(
             head=assemble(
-                asked.served, asked.echo(), listed, count, short=short, degraded=asked.degraded
+                asked.served.listing,
+                asked.echo(),
+                listed,
+                count,
+                short=short,
+                degraded=asked.degraded,
             ),
-            served=chosen.served,
+            listing=chosen.listing,
             rows=chosen.pool.rows,
             sources=chosen.pool.sources,
             fallback=asked.fallback,

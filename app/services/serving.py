@@ -29,7 +29,7 @@ from app.domain.item_index import ItemIndexes
 from app.domain.merchant import Credential, Merchant, MerchantId, StorefrontKey
 from app.domain.pod import Pod, StrategyConfiguration
 from app.services.rulings import RulingsCompiler
-from app.services.snapshot import ServedModel, ServedPod, ServingSnapshot, ending
+from app.services.snapshot import Listing, ServedModel, ServedPod, ServingSnapshot, ending
 from vitrine_sdk import Model, Needs
 
 log = structlog.get_logger()
@@ -371,15 +371,21 @@ class Serving:
             model if (model := models.get(id_)) is not None and model.index is index else None
             for id_ in pod.chain
         )
+        reasons = tuple(model.reasons if model else () for model in chain)
         return ServedPod(
             pod=pod,
             index=index,
+            listing=Listing(
+                pod=pod,
+                index=index,
+                reasons=reasons,
+                endings=tuple(
+                    tuple(ending(id_, reason) for reason in codes)
+                    for id_, codes in zip(pod.chain, reasons, strict=True)
+                ),
+                document=_encode({"id": pod.id, "display_name": pod.display_name}),
+            ),
             expressions=expressions,
             chain=chain,
             needs_history=max((model.needs.history for model in chain if model), default=0),
-            endings=tuple(
-                tuple(ending(id_, reason) for reason in model.reasons) if model else ()
-                for id_, model in zip(pod.chain, chain, strict=True)
-            ),
-            document=_encode({"id": pod.id, "display_name": pod.display_name}),
         )

@@ -66,16 +66,27 @@ class ServedModel:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Listing:
+    """What showing a pod's lists takes. Lists that are kept refer to this, and so keep no model
+    alive that serves no more."""
+
+    pod: Pod
+    index: ItemIndex
+    reasons: tuple[tuple[str, ...], ...]  # reason codes, by place in the chain
+    endings: tuple[tuple[bytes, ...], ...]  # what follows an item's JSON, by place and reason
+    document: bytes  # {"id", "display_name"}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class ServedPod:
     """A pod with everything that its requests need."""
 
     pod: Pod
     index: ItemIndex
+    listing: Listing
     expressions: Expressions
     chain: tuple[ServedModel | None, ...]  # as in the pod; None: there is nothing to serve yet
     needs_history: int  # events of a shopper; 0: none
-    endings: tuple[tuple[bytes, ...], ...]  # what follows an item's JSON, by place and reason
-    document: bytes  # {"id", "display_name"}
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 import time
+import weakref
 from typing import Any
 
 import msgspec
@@ -396,6 +398,35 @@ async def test_the_last_good_list_answers_where_all_strategies_fail() -> None:
     assert response(got)["degraded"] == ["strategies"]
     got = await ask(shop, "home", filters={"color": ("red",)})
     assert got.items == ("i0", "i3")
+
+
+async def test_what_is_remembered_keeps_no_old_model_alive() -> None:
+    class Large:
+        """Answers with parts of its own arrays."""
+
+        needs = Needs()
+
+        def __init__(self) -> None:
+            self.all = candidates(range(30))
+
+        def recommend(self, _context: Context, limit: int) -> Candidates:
+            every = self.all
+            return Candidates(every.items[:limit], every.scores[:limit], every.reasons[:limit])
+
+    shop = RecommendingShop(30)
+    large = Large()
+    shop.strategy("all", large)  # type: ignore[arg-type]
+    shop.pod("home", "all", num_results=2)
+    for _ in range(3):
+        await ask(shop, "home", dependence="x")
+    assert shop.service.prepared_lists.held_bytes > 0
+    kept = [weakref.ref(one) for one in (large, large.all.scores, large.all.reasons)]
+    shop.strategy("all", in_order(30), number=2)
+    shop.published.models.pop("all/1")
+    del large
+    await shop.serving.refresh()
+    gc.collect()
+    assert [one() for one in kept] == [None] * 3
 
 
 async def test_an_unfitted_strategy_is_passed_over() -> None:
