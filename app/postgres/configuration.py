@@ -94,7 +94,7 @@ class ConfigurationReader:
 def _configuration(
     merchant: MerchantId, row: sa.RowMapping, rules: tuple[PublishedRules, ...]
 ) -> MerchantConfiguration:
-    pods = [pod for one in row["pods"] if (pod := _readable(merchant, one)) is not None]
+    pods = [pod for one in row["pods"] if (pod := readable_pod(merchant, one)) is not None]
     strategies = msgspec.convert(row["strategies"], tuple[StrategyConfiguration, ...])
     models = msgspec.convert(row["models"], tuple[PublishedModel, ...])
     return MerchantConfiguration(
@@ -135,7 +135,7 @@ def stored_pod(definition: Mapping[str, Any]) -> Pod:
     )
 
 
-def _readable(merchant: MerchantId, definition: Mapping[str, Any]) -> Pod | None:
+def readable_pod(merchant: MerchantId, definition: Mapping[str, Any]) -> Pod | None:
     """One pod that cannot be read must not hold up all that the merchant publishes."""
     try:
         return stored_pod(definition)

@@ -21,7 +21,7 @@ from app.domain.errors import (
 from app.domain.merchant import MerchantId
 from app.domain.pod import Pod
 from app.postgres import audit
-from app.postgres.configuration import editing, stored_pod
+from app.postgres.configuration import editing, readable_pod, stored_pod
 from app.postgres.database import Database
 from app.postgres.tables import pod as table
 from app.postgres.tables import strategy_configuration
@@ -45,7 +45,7 @@ class PodStore:
             query = query.where(table.c.id > after)
         async with self._database.merchant(merchant) as connection:
             rows = (await connection.execute(query)).mappings().all()
-        return [_pod(row) for row in rows]
+        return [_pod(row) for row in rows if readable_pod(merchant, row["definition"]) is not None]
 
     async def get(self, merchant: MerchantId, pod_id: str) -> Versioned[Pod]:
         """
@@ -53,7 +53,7 @@ class PodStore:
             NotFound: there is no such pod.
         """
         async with self._database.merchant(merchant) as connection:
-            return await _get(connection, merchant, pod_id)
+            return _pod(await _get(connection, merchant, pod_id))
 
     async def create(self, merchant: MerchantId, pod: Pod, actor: str) -> Versioned[Pod]:
         """
@@ -102,7 +102,13 @@ class PodStore:
             )
             row = (await connection.execute(update)).mappings().one()
             await audit.record(
-                connection, merchant, actor, "pod.change", pod.id, before=before.value, after=pod
+                connection,
+                merchant,
+                actor,
+                "pod.change",
+                pod.id,
+                before=before["definition"],
+                after=pod,
             )
             return _pod(row)
 
@@ -116,16 +122,16 @@ class PodStore:
                 sa.delete(table).where(table.c.merchant_id == merchant, table.c.id == pod_id)
             )
             await audit.record(
-                connection, merchant, actor, "pod.delete", pod_id, before=before.value
+                connection, merchant, actor, "pod.delete", pod_id, before=before["definition"]
             )
 
 
-async def _get(connection: AsyncConnection, merchant: MerchantId, pod_id: str) -> Versioned[Pod]:
+async def _get(connection: AsyncConnection, merchant: MerchantId, pod_id: str) -> sa.RowMapping:
     query = sa.select(table).where(table.c.merchant_id == merchant, table.c.id == pod_id)
     row = (await connection.execute(query)).mappings().one_or_none()
     if row is None:
         raise NotFound(f"there is no pod {pod_id!r}")
-    return _pod(row)
+    return row
 
 
 async def _expect(
@@ -133,9 +139,10 @@ async def _expect(
     merchant: MerchantId,
     pod_id: str,
     expected: frozenset[int] | None,
-) -> Versioned[Pod]:
+) -> sa.RowMapping:
+    """The row as it is: one that cannot be read can be changed and deleted all the same."""
     found = await _get(connection, merchant, pod_id)
-    if expected is not None and found.version not in expected:
+    if expected is not None and found["version"] not in expected:
         raise PreconditionFailed(
             f"pod {pod_id!r} was changed meanwhile: read it again and repeat the change"
         )
@@ -174,8 +181,18 @@ async def _check_chain(connection: AsyncConnection, merchant: MerchantId, pod: P
 
 
 def _pod(row: Any) -> Versioned[Pod]:
+    """
+    Raises:
+        Conflict: it cannot be read.
+    """
+    try:
+        pod = stored_pod(row["definition"])
+    except msgspec.ValidationError as error:
+        raise Conflict(
+            f"pod {row['id']!r} cannot be read by this version of the server: {error}"
+        ) from None
     return Versioned(
-        value=stored_pod(row["definition"]),
+        value=pod,
         version=row["version"],
         created_at=row["created_at"].timestamp(),
         updated_at=row["updated_at"].timestamp(),

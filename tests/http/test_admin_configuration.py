@@ -362,6 +362,12 @@ async def test_rows_of_another_version_of_the_program(process: Process) -> None:
     await process.serving.refresh()
     assert set(process.serving.merchants()[process.merchant].pods) == {"home", "later"}
     assert (await process.call("GET", f"{PODS}/later"))["num_results"] == 10
+    listed = await process.call("GET", PODS)
+    assert [one["id"] for one in listed["items"]] == ["home", "later"]
+    problem = await process.call("GET", f"{PODS}/broken", status=409)
+    assert "num_results" in problem["detail"]
+    await process.call("PUT", f"{PODS}/broken", pod("broken"), headers={"If-Match": "*"})
+    await process.call("GET", f"{PODS}/broken")
 
 
 # Another process
