@@ -216,7 +216,7 @@ def _refusal(error: Exception, request_id: str) -> web.Response:
     if not isinstance(error, web.HTTPException):
         return _problem(400, request_id)
     if error.status < 400:  # a redirect that a handler raised
-        return error
+        return web.Response(status=error.status, headers={hdrs.LOCATION: error.headers["Location"]})
     response = _problem(error.status, request_id)
     for name in (hdrs.ALLOW, hdrs.RETRY_AFTER):
         if name in error.headers:

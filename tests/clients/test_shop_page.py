@@ -437,6 +437,9 @@ def test_the_documentation_can_be_read_and_searched(visit: Callable[..., Visit])
         spec = json.load(answer)
     operations = [each["operationId"] for path in spec["paths"].values() for each in path.values()]
     assert page.locator("article").count() == len(operations)
+    fields = page.locator("article details").first
+    fields.locator("summary").click()
+    assert fields.locator("dt").count() > 0
     page.get_by_label("Find an operation").fill("/admin/v1/pods")
     page.get_by_text(re.compile(r"^\d+ operations found$")).wait_for()
     shown = page.locator("article:not([hidden]) h3").all_inner_texts()

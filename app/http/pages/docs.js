@@ -44,21 +44,28 @@ function words(schema) {
   return [schema.type ?? 'any', ...bounds].join(', ');
 }
 
-function shape(spec, schema, depth = 0, seen = []) {
-  if (!schema) return null;
-  if (schema.$ref) {
-    if (seen.includes(schema.$ref)) return null;
-    return shape(spec, resolve(spec, schema), depth, [...seen, schema.$ref]);
-  }
-  if (schema.type === 'array') return shape(spec, schema.items, depth, seen);
+/** Whether `shape` has something to show. */
+function hasShape(spec, schema, seen = []) {
+  if (!schema || seen.includes(schema.$ref)) return false;
+  if (schema.$ref) return hasShape(spec, resolve(spec, schema), [...seen, schema.$ref]);
+  if (schema.type === 'array') return hasShape(spec, schema.items, seen);
+  const options = schema.anyOf ?? schema.oneOf;
+  if (options) return options.some((option) => hasShape(spec, option, seen));
+  return Boolean(schema.properties);
+}
+
+/** The fields of a type. Types within are made when they are opened: some contain themselves. */
+function shape(spec, schema) {
+  if (!hasShape(spec, schema)) return null;
+  if (schema.$ref) return shape(spec, resolve(spec, schema));
+  if (schema.type === 'array') return shape(spec, schema.items);
   const options = schema.anyOf ?? schema.oneOf;
   if (options) {
-    const parts = options.map((option) => shape(spec, option, depth, seen)).filter(Boolean);
-    return parts.length ? make('div', {}, ...parts) : null;
+    const shown = options.filter((option) => hasShape(spec, option));
+    if (shown.length === 1) return shape(spec, shown[0]);
+    return make('div', { class: 'options' }, ...shown.map((option) => closed(`Fields of ${words(option)}`, spec, option)));
   }
-  if (!schema.properties) return null;
   const list = make('dl', { class: 'fields' });
-  if (schema.description) list.append(make('p', { class: 'about' }, ...prose(schema.description)));
   for (const [name, property] of Object.entries(schema.properties)) {
     const required = (schema.required ?? []).includes(name);
     list.append(
@@ -76,14 +83,17 @@ function shape(spec, schema, depth = 0, seen = []) {
     if (property.default !== undefined) {
       detail.append(make('p', {}, 'Default: ', make('code', {}, JSON.stringify(property.default))));
     }
-    const inner = depth < 6 ? shape(spec, property, depth + 1, seen) : null;
-    if (inner) {
-      const nested = make('details', {}, make('summary', {}, `Fields of ${name}`), inner);
-      detail.append(nested);
-    }
+    if (hasShape(spec, property)) detail.append(closed(`Fields of ${name}`, spec, property));
     if (detail.childNodes.length) list.append(detail);
   }
-  return list;
+  if (!schema.description) return list;
+  return make('div', {}, make('p', { class: 'about' }, ...prose(schema.description)), list);
+}
+
+function closed(title, spec, schema) {
+  const details = make('details', {}, make('summary', {}, title));
+  details.addEventListener('toggle', () => details.append(shape(spec, schema)), { once: true });
+  return details;
 }
 
 function parameters(list) {
