@@ -25,6 +25,7 @@ from app.services.serving import Serving
 DEGRADED: Final = "Vitrine-Degraded"
 
 _JSON: Final = "application/json; charset=utf-8"
+_NOT_CACHED: Final = "private, no-store"  # an answer is one shopper's, and its result id one view's
 
 
 class ResultStrategy(msgspec.Struct):
@@ -140,7 +141,7 @@ class Storefront:
         result_id = self._new_id()
         line.strategy = answer.strategy
         line.fallback = answer.fallback
-        headers: dict[str, str] = {hdrs.CONTENT_TYPE: _JSON}
+        headers: dict[str, str] = {hdrs.CONTENT_TYPE: _JSON, hdrs.CACHE_CONTROL: _NOT_CACHED}
         if answer.degraded:
             line.degraded = headers[DEGRADED] = ",".join(answer.degraded)
         self._service.sample(

@@ -138,12 +138,12 @@ def _parse(
             if name not in _LISTED and not name.startswith("ef-"):
                 continue
             found = values.setdefault(name, [])
-        found.append(_decoded(raw_value, name))
+        value = _decoded(raw_value, name)
+        if len(value) > MAX_TEXT and name not in _JSON:
+            raise TooLarge.field(name, f"at most {MAX_TEXT} characters are taken")
+        found.append(value)
         if len(found) > MAX_VALUES:
             raise TooLarge.field(name, f"at most {MAX_VALUES} values are taken")
-    for name, of_name in values.items():
-        if name not in _JSON and any(len(value) > MAX_TEXT for value in of_name):
-            raise TooLarge.field(name, f"at most {MAX_TEXT} characters are taken")
     if "item_id" in values:
         values["item_id"] = [value for value in values["item_id"] if value]
     return values, nested

@@ -182,4 +182,6 @@ def _history(model: ServedModel, recent: Recent, now: int) -> History:
     ages = (now - times).astype(np.float32)
     if len(ages) and times[0] > now:  # a clock that is ahead
         np.maximum(ages, 0, out=ages)
+    items.setflags(write=False)
+    ages.setflags(write=False)
     return History(items, types, ages)

@@ -128,8 +128,11 @@ def arrays(entries: Sequence[HistoryEntry], index: ItemIndex) -> Recent:
         rows = rows[rows >= 0]
     if not entries:
         return NOTHING
-    return Recent(
+    recent = Recent(
         rows,
         np.array([entry.type for entry in entries], np.int8),
         np.array([int(entry.time) for entry in entries], np.int64),
     )
+    for column in (recent.rows, recent.types, recent.times):
+        column.setflags(write=False)  # strategies see parts of them
+    return recent

@@ -48,7 +48,9 @@ class ServedModel:
         last = len(self.positions) - 1
         position_of = self.positions.item
         known = [position_of(min(row, last)) for row in rows.tolist() if row >= 0]
-        return np.array([position for position in known if position >= 0], np.int32)
+        positions = np.array([position for position in known if position >= 0], np.int32)
+        positions.setflags(write=False)
+        return positions
 
     def eligible(self, filters: Expression, expressions: Expressions) -> BoolArray:
         """One flag a position: available, and the filters leave it. Made once a revision."""

@@ -120,6 +120,8 @@ async def test_models_get_what_they_need_and_nothing_else() -> None:
     assert context.history.items.tolist() == [9, 4], "newest first, known items only"
     assert context.history.types.tolist() == [EventType.CLICK, EventType.PURCHASE]
     assert np.all(np.abs(context.history.ages - [10, 50]) < 5)
+    columns = (context.history.items, context.history.types, context.history.ages, context.seeds)
+    assert not any(column.flags.writeable for column in columns)
 
     await ask(shop, "chooser")
     assert chooser.asked[0][0].eligible is None, "nothing chooses: every item"
