@@ -104,6 +104,7 @@ class CatalogueShop:
     imports: CatalogueImport
     queue: InProcessQueue
     files: CatalogueFiles
+    writer: CatalogueWriter
 
     @property
     def id(self) -> MerchantId:
@@ -277,6 +278,7 @@ async def open_shop(
                 imports=imports,
                 queue=queue,
                 files=files,
+                writer=writer,
             )
     finally:
         await runner.cleanup()

@@ -29,7 +29,7 @@ from app.domain.task import CATALOGUE_IMPORT, Rejection, Task, TaskStatus
 from app.http.caller import caller, locate
 from app.http.operation import Parameter
 
-MAX_BATCH_BYTES: Final = 64 * 1024 * 1024
+MAX_BATCH_BYTES: Final = 32 * 1024 * 1024
 """Of one call: 10,000 records of some kilobytes."""
 MAX_IDS: Final = 1_000
 MAX_SECTION_LENGTH: Final = 100

@@ -23,6 +23,7 @@ from app.postgres import tasks
 from app.postgres.database import Database, raw, stage
 from app.services.ingest_ports import MergeCounts, Refusal, Refused, StagedRow
 
+_LOCK_TIMEOUT: Final = "10s"  # that a call waits for an import's merge
 _COLUMNS: Final = [column.name for column in sql.STAGED]
 
 
@@ -47,9 +48,7 @@ class CatalogueWriter:
         async with self._database.merchant(
             merchant, statement_timeout=0 if bulk else None
         ) as connection:
-            yield CatalogueWriting(
-                connection, await raw(connection), merchant, section, indexed=bulk
-            )
+            yield CatalogueWriting(connection, await raw(connection), merchant, section, bulk=bulk)
 
 
 class CatalogueWriting:
@@ -62,9 +61,9 @@ class CatalogueWriting:
         merchant: MerchantId,
         section: Section,
         *,
-        indexed: bool,
+        bulk: bool,
     ) -> None:
-        self._indexed = indexed
+        self._bulk = bulk
         self._connection = connection
         self._driver = driver
         self._merchant = merchant
@@ -91,14 +90,20 @@ class CatalogueWriting:
         await self._driver.copy_records_to_table(
             name, schema_name="pg_temp", columns=_COLUMNS, records=records, timeout=None
         )
-        if self._indexed:
+        if self._bulk:
             # What the planner knows of the catalogue may be old: after a first import it takes a
             # million items for one. With an index no plan is quadratic.
             await self._driver.execute(f"CREATE INDEX ON {name} (id)")
         await self._driver.execute(f"ANALYZE {name}")
 
     async def lock(self) -> int:
-        """Waits for other writes of the section. Returns the version that this one makes."""
+        """Waits for other writes of the section. Returns the version that this one makes.
+
+        Raises:
+            Unavailable: a call waited for 10 seconds, most likely for an import.
+        """
+        if not self._bulk:
+            await self._driver.execute("SELECT set_config('lock_timeout', $1, true)", _LOCK_TIMEOUT)
         await self._driver.execute(sql.MAKE_SECTION, *self._scope)
         self._version = 1 + await self._driver.fetchval(sql.LOCK_SECTION, *self._scope)
         return self._version
