@@ -12,10 +12,11 @@ from typing import Any, Final
 import procrastinate
 import psycopg
 import structlog
+from croniter import croniter
 from procrastinate import exceptions
 from procrastinate.jobs import Job, Status
 
-from app.domain.errors import Unavailable, VitrineError
+from app.domain.errors import InvalidInput, Unavailable, VitrineError
 from app.jobs.queue import JobQueue
 
 log = structlog.get_logger()
@@ -55,6 +56,9 @@ class Worker:
         concurrency: jobs that run at the same time.
         grace: seconds that running jobs may take when the worker is asked to stop; then they are
             broken off and left for the next worker.
+
+    Raises:
+        InvalidInput: a periodic task's cron expression is none.
     """
 
     def __init__(
@@ -76,6 +80,10 @@ class Worker:
         for name, handler in handlers.items():
             self._app.task(name=name, retry=retry)(_logged(name, handler))
         for one in (*periodic, Periodic("recover_jobs", "* * * * *", self._recover)):
+            if not croniter.is_valid(one.cron):
+                raise InvalidInput(
+                    f"{one.name}: {one.cron!r} is no cron expression: see man 5 crontab"
+                )
             task = self._app.task(name=one.name, queueing_lock=one.name, lock=one.name)(
                 _by_the_clock(one.name, one.handler)
             )

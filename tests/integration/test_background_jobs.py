@@ -344,6 +344,14 @@ async def test_what_is_to_be_done_by_the_clock_is_done(queue: JobQueue, database
     assert calls
 
 
+async def test_a_wrong_schedule_is_said_at_the_start(queue: JobQueue) -> None:
+    async def handler() -> None:
+        pass
+
+    with pytest.raises(InvalidInput, match="nightly: '61 3 \\* \\* \\*' is no cron expression"):
+        Worker(queue, {}, [Periodic("nightly", "61 3 * * *", handler)])
+
+
 async def test_old_rows_go_and_an_orders_fingerprint_stays(shop: Shop, database: Database) -> None:
     old = datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=40)
     async with database.merchant(shop.merchant) as connection:
