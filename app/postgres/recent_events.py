@@ -10,13 +10,17 @@ from app.domain.catalogue import ItemId
 from app.domain.event import REMEMBERED, HistoryEntry
 from app.domain.merchant import MerchantId
 from app.postgres.database import Database, raw
-from vitrine_sdk import EventType
 
-PAGE: Final = 10_000  # rows
+PAGE: Final = 50_000  # rows, about
+FETCH: Final = 5_000
 
 _DAY: Final = dt.timedelta(days=1)
-_LATEST: Final = """
-SELECT max(occurred_at) FROM event WHERE merchant_id = $1 AND occurred_at < $2
+# A query for a day is planned for its partition alone; one for the newest event, for all of them.
+_DAYS: Final = """
+SELECT to_date(right(c.relname, 8), 'YYYYMMDD') AS day
+FROM pg_inherits AS i JOIN pg_class AS c ON c.oid = i.inhrelid
+WHERE i.inhparent = 'event'::regclass AND c.relname ~ '^event_[0-9]{8}$'
+ORDER BY day DESC
 """
 # Anonymous events of a client count for its user up to the moment when the user became known.
 _EVENTS: Final = """
@@ -45,33 +49,35 @@ class RecentEvents:
         self, merchant: MerchantId, *, days: int, received_since: float | None = None
     ) -> AsyncIterator[Mapping[str, Sequence[HistoryEntry]]]:
         """See `services.history.RecentEvents`. One transaction a day."""
-        types = [int(type_) for type_ in REMEMBERED]
-        before = dt.datetime.now(dt.UTC) + _DAY
         since = _MINIMUM if received_since is None else _moment(received_since)
         earliest = _MINIMUM if received_since is None else since - _DAY
-        for _ in range(days):
+        page: dict[str, list[HistoryEntry]] = {}
+        rows = yielded = found = 0
+        async with self._database.merchant(merchant) as connection:
+            partitions = await (await raw(connection)).fetch(_DAYS)
+        for partition in partitions:
+            start = dt.datetime.combine(partition["day"], dt.time(), dt.UTC)
+            if start + _DAY <= earliest or found == days:
+                break
+            before = rows
             async with self._database.merchant(merchant, statement_timeout=0) as connection:
-                driver = await raw(connection)
-                latest = await driver.fetchval(_LATEST, merchant, before)
-                if latest is None or latest < earliest:
-                    return
-                start = latest.replace(hour=0, minute=0, second=0, microsecond=0)
-                page: dict[str, list[HistoryEntry]] = {}
-                rows = 0
-                async for shopper, item_id, type_, at, result_id in driver.cursor(
-                    _EVENTS, merchant, start, before, since, types, prefetch=PAGE
-                ):
-                    entry = HistoryEntry(ItemId(item_id), EventType(type_), at, result_id)
-                    page.setdefault(shopper, []).append(entry)
-                    rows += 1
-                    if rows == PAGE:
+                cursor = await (await raw(connection)).cursor(
+                    _EVENTS, merchant, start, start + _DAY, since, list(_TYPES)
+                )
+                while records := await cursor.fetch(FETCH):
+                    for shopper, item_id, type_, at, result_id in records:
+                        entry = HistoryEntry(ItemId(item_id), _TYPES[type_], at, result_id)
+                        page.setdefault(shopper, []).append(entry)
+                    rows += len(records)
+                    if rows - yielded >= PAGE:
                         yield page
-                        page, rows = {}, 0
-                if page:
-                    yield page
-                before = start
+                        page, yielded = {}, rows
+            found += rows > before
+        if page:
+            yield page
 
 
+_TYPES: Final = {int(type_): type_ for type_ in REMEMBERED}
 _MINIMUM: Final = dt.datetime(2000, 1, 1, tzinfo=dt.UTC)
 
 
