@@ -3,10 +3,46 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
-from app.domain.item_index import ItemIndex, value_text
+from app.domain.item_index import Column, ItemIndex, value_text
 from app.domain.rule_action import AtMost
 from vitrine_sdk import IntArray
+
+_NONE: Final[frozenset[str]] = frozenset()
+
+
+class RowValues(Sequence[tuple[int, ...]]):
+    """The limited values of rows, looked up as they are asked for."""
+
+    __slots__ = ("_codes", "_column", "_known", "_limited")
+
+    def __init__(
+        self,
+        codes: list[int],
+        column: Column,
+        known: dict[int, tuple[int, ...]],
+        limited: frozenset[str],
+    ) -> None:
+        self._codes = codes
+        self._column = column
+        self._known = known
+        self._limited = limited
+
+    def __len__(self) -> int:
+        return len(self._codes)
+
+    def __getitem__(self, place: int) -> tuple[int, ...]:  # type: ignore[override]  # no slices
+        code = self._codes[place]
+        values = self._known.get(code)
+        if values is None:
+            column, limited = self._column, self._limited
+            values = self._known[code] = tuple(
+                value
+                for value in column.value_codes_of(code).tolist()
+                if not limited or column.values[value] in limited
+            )
+        return values
 
 
 class CapValues:
@@ -21,16 +57,6 @@ class CapValues:
         column = self._index.columns.get(cap.attribute)
         if column is None or column.closed:
             return [()] * len(rows)
-        limited = frozenset(map(value_text, cap.values))
+        limited = frozenset(map(value_text, cap.values)) if cap.values else _NONE
         known = self._of.setdefault((cap.attribute, limited), {0: ()})
-        found = []
-        for code in column.codes[rows].tolist():
-            values = known.get(code)
-            if values is None:
-                values = known[code] = tuple(
-                    value
-                    for value in column.value_codes_of(code).tolist()
-                    if not limited or column.values[value] in limited
-                )
-            found.append(values)
-        return found
+        return RowValues(column.codes[rows].tolist(), column, known, limited)

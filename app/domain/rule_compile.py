@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
+import msgspec
+
 from app.domain.item_index import ItemIndex
 from app.domain.rule import PublishedRules
 from app.domain.rule_action import Action, LeaveOut, Rotate
@@ -18,14 +20,17 @@ from app.domain.rule_activation import Activation, Test
 from app.domain.rule_caps import CapValues
 from app.domain.rule_items import ItemExpression
 from app.domain.rule_newest import NewestItems
-from app.domain.rule_program import Binder, Program, RankedRule
+from app.domain.rule_program import Binder, Program, RankedRule, RuleGroup
 from app.domain.rule_seed import SeedComparison
 from app.domain.rule_table import CHUNK, ItemTest, ItemTests, Signatures
+
+_encode: Final = msgspec.json.Encoder().encode
+_ALWAYS: Final = (b"", -1)
 
 MAX_BITS: Final = 4_096
 """Combinations of facts whose program is remembered, a pod."""
 
-MAX_PROGRAMS: Final = 256
+MAX_PROGRAMS: Final = 1_024
 MAX_PROGRAM_BYTES: Final = 32 * 1024 * 1024
 """Of a pod's programs; beyond either, all are forgotten and made again as they are needed."""
 
@@ -56,26 +61,32 @@ class PodRules:
         signatures: Callable[[], Signatures],
     ) -> None:
         self.activation = Activation(pod_id, bind, signatures)
-        self._bind = bind
         self._signatures = signatures
-        self._always: list[RankedRule] = []
-        self._conditional: list[tuple[Test, RankedRule]] = []
+        self.rules: list[RankedRule] = []
+        """By rank."""
+        by_condition: dict[tuple[bytes, int], tuple[Test | bool, list[RankedRule]]] = {}
         for rule in rules:
             when = rule.rule.when
-            test = True if when is None else self.activation.compile(when, rule.rule_set)
-            if test is True:
-                self._always.append(rule)
-            elif test is not False:
-                self._conditional.append((test, rule))
+            # The same condition may name another expression in another rule set.
+            key = (_encode(when), rule.rule_set)
+            if key not in by_condition:
+                test = True if when is None else self.activation.compile(when, rule.rule_set)
+                # What holds for every request is one group, however it is written.
+                by_condition.setdefault(_ALWAYS if test is True else key, (test, []))
+                if test is True:
+                    by_condition[key] = by_condition[_ALWAYS]
+            test, group = by_condition[key]
+            if test is not False:
+                group.append(rule)
+                self.rules.append(rule)
+        self._tests: list[Test | bool] = []
+        self.groups: list[RuleGroup] = []
+        for test, group in {id(entry): entry for entry in by_condition.values()}.values():
+            if group:
+                self._tests.append(test)
+                self.groups.append(RuleGroup(group, bind, signatures))
         self._by_bits: dict[int, Program] = {}
-        self._by_rules: dict[tuple[int, ...], Program] = {}
-
-    @property
-    def rules(self) -> list[RankedRule]:
-        """By rank."""
-        return sorted(
-            [*self._always, *(rule for _, rule in self._conditional)], key=lambda rule: rule.rank
-        )
+        self._by_groups: dict[tuple[int, ...], Program] = {}
 
     def program(self, bits: int) -> Program:
         """What the rules that are active under these bits do."""
@@ -88,17 +99,19 @@ class PodRules:
         return program
 
     def _find(self, bits: int) -> Program:
-        active = [*self._always, *(rule for test, rule in self._conditional if test(bits))]
-        active.sort(key=_rank)
-        key = tuple(rule.rank for rule in active)
-        program = self._by_rules.get(key)
+        active = tuple(
+            number
+            for number, test in enumerate(self._tests)
+            if test is True or (test is not False and test(bits))
+        )
+        program = self._by_groups.get(active)
         if program is None:
-            held = sum(program.dense_bytes for program in self._by_rules.values())
-            if len(self._by_rules) >= MAX_PROGRAMS or held > MAX_PROGRAM_BYTES:
-                self._by_rules.clear()
+            held = sum(program.held_bytes for program in self._by_groups.values())
+            if len(self._by_groups) >= MAX_PROGRAMS or held > MAX_PROGRAM_BYTES:
+                self._by_groups.clear()
                 self._by_bits.clear()
-            program = Program(active, self._bind, self._signatures())
-            self._by_rules[key] = program
+            program = Program([self.groups[number] for number in active], self._signatures())
+            self._by_groups[active] = program
         return program
 
 
@@ -128,6 +141,7 @@ class CompiledRules:
                 self._pods[pod_id] = pod
                 self._bind_actions(pod.rules)
         self.signatures = Signatures(index, self._tests.timeless)
+        self._unsummed = [g for pod in self._pods.values() for g in pod.groups if g.is_large]
 
     @property
     def pod_ids(self) -> list[str]:
@@ -152,6 +166,9 @@ class CompiledRules:
         Called between requests, after compiling and after the catalogue changed."""
         if not self.signatures.catch_up(limit):
             return False
+        if self._unsummed:
+            self._unsummed.pop().sums()
+            return not self._unsummed
         self.newest.catch_up()
         return True
 
@@ -174,7 +191,3 @@ class CompiledRules:
 
 def _is_personal(action: Action) -> bool:
     return isinstance(action, LeaveOut) or (isinstance(action, Rotate) and action.per_shopper)
-
-
-def _rank(rule: RankedRule) -> int:
-    return rule.rank

@@ -11,8 +11,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
-MAX_TRIES = 5
+MAX_TRIES: Final = 5
+MAX_PLACES: Final = 1_000
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -68,6 +70,8 @@ class Plan:
 
     def place(self, want: int) -> Places:
         """At most `want` places."""
+        if not (self.fills or self.caps or self.shares):
+            return self._pins_alone(want)
         length = want
         for _ in range(MAX_TRIES):
             placing = _Placing(self, length)
@@ -76,6 +80,21 @@ class Plan:
                 break
             # Of a shorter list shares are smaller, and pins may be beyond its end.
             length = len(places.candidates)
+        return places
+
+    def _pins_alone(self, want: int) -> Places:
+        """The order, with the pins in their places."""
+        pinned = {candidate for candidate, _ in self.pins.values()}
+        rest = [candidate for candidate in range(self.ordinary) if candidate not in pinned]
+        length = min(want, len(rest) + len(pinned))
+        pins = self.pins_within(length)
+        others = iter(rest)
+        places = Places()
+        for slot in range(1, length + 1):
+            candidate, rank = pins.get(slot) or (next(others), -1)
+            places.candidates.append(candidate)
+            places.slotted.append(rank >= 0)
+            places.ranks.append(rank)
         return places
 
     def pins_within(self, length: int) -> dict[int, tuple[int, int]]:
@@ -114,6 +133,7 @@ class _Placing:
             for fill in plan.fills
         ]
         self._caps = list(plan.caps)
+        self._caps_until = min((cap.first for cap in plan.caps), default=MAX_PLACES)
         self._counts: list[dict[int, int]] = [{} for _ in plan.caps]
         for slot, (candidate, _) in self._pins.items():
             self._count(candidate, slot)
@@ -229,11 +249,12 @@ class _Placing:
 
     def _open_caps(self, slot: int) -> None:
         """Forget the caps whose positions have passed; what waited for that may come."""
-        if all(slot <= cap.first for cap in self._caps):
+        if slot <= self._caps_until:
             return
         kept = [i for i, cap in enumerate(self._caps) if slot <= cap.first]
         self._caps = [self._caps[i] for i in kept]
         self._counts = [self._counts[i] for i in kept]
+        self._caps_until = min((cap.first for cap in self._caps), default=MAX_PLACES)
         for candidate in self._parked:
             self._used[candidate] = 0
         if self._parked:

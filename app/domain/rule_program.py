@@ -1,8 +1,9 @@
 """What one set of active rules does, as arrays.
 
-What leaves out and what boosts is added up over all rules once, one number a signature
-(`app.domain.rule_table`); a request takes it by its candidates' signatures. That is done from the
-second use on: a set of rules that is active only once is worked out for its candidates alone.
+What leaves out and what boosts is added up over the rules, one number a signature
+(`app.domain.rule_table`); a request takes it by its candidates' signatures. Rules with the same
+condition are added up once; those groups that are active together, where that comes often. What is
+seldom is worked out for its candidates alone.
 """
 
 from __future__ import annotations
@@ -14,16 +15,25 @@ from typing import Final
 import numpy as np
 
 from app.domain import rule_action as act
+from app.domain.item_index import ItemIndex
 from app.domain.rule import Rule
 from app.domain.rule_items import ItemExpression
 from app.domain.rule_table import ItemTest, Signatures
-from vitrine_sdk import FloatArray, IntArray
+from vitrine_sdk import BoolArray, FloatArray, IntArray
 
 KEEP: Final = np.int32(2**31 - 1)
 """Said of a candidate that no rule leaves out, where otherwise the rule's rank is said."""
 
-MAX_DENSE: Final = 8_000_000
-"""Tests × signatures that are added up at once; beyond, only candidates are looked at."""
+LARGE: Final = 8
+"""Tests of a group from which on they are added up for every signature."""
+
+OFTEN: Final = 2
+"""Uses of a program after which its groups are added up for every signature."""
+
+MAX_DENSE: Final = 2_000_000
+"""Tests of small groups × signatures that are added up at once."""
+
+CHUNK: Final = 8_192
 
 Binder = Callable[[ItemExpression, int], ItemTest]
 """The test of an item expression of the rule set with that number."""
@@ -70,12 +80,16 @@ class ShareOf:
     test: ItemTest
 
 
-class Program:
-    """The actions of the rules that are active together, in the form a request needs."""
+class RuleGroup:
+    """Rules with one condition, that are active together. What they leave out and boost is added up
+    once, one number a signature, where they are many."""
 
-    def __init__(self, rules: Sequence[RankedRule], bind: Binder, signatures: Signatures) -> None:
+    def __init__(
+        self, rules: Sequence[RankedRule], bind: Binder, signatures: Callable[[], Signatures]
+    ) -> None:
         """Args:
         rules: by rank.
+        signatures: of the index that the tests are bound to, once all tests are made.
         """
         self.rules = rules
         self._signatures = signatures
@@ -84,7 +98,7 @@ class Program:
         self.shares: list[ShareOf] = []
         self.relatives: list[tuple[Relative, RankedRule]] = []
         self.min_relevance: list[tuple[float, RankedRule]] = []
-        self.rotation: tuple[act.Rotate, RankedRule] | None = None
+        self.rotations: list[tuple[act.Rotate, RankedRule]] = []
         self.timed_drops: list[tuple[ItemTest, bool, int]] = []  # test, inverse, rank
         self.timed_boosts: list[tuple[ItemTest, float]] = []
         drops: list[tuple[int, bool, int]] = []
@@ -107,94 +121,26 @@ class Program:
                         self.timed_boosts.append((test, weight))
                 case _:
                     self._add(ranked, action, bind)
-        self.claims.sort(key=lambda claim: (claim.rule.rank, claim.slot))
-        self._drop_tests = np.array([number for number, _, _ in drops], np.int32)
-        self._drop_inverse = np.array([inverse for _, inverse, _ in drops], np.bool_)
-        self._drop_ranks = np.array([*(rank for _, _, rank in drops), KEEP], np.int32)
-        self._boost_tests = np.array([number for number, _ in boosts], np.int32)
-        self._boost_weights = np.array([weight for _, weight in boosts], np.float32)
-        self._uses = 0
-        self._drop: IntArray = np.empty(0, np.int32)  # by signature
-        self._boost: FloatArray = np.empty(0, np.float32)  # by signature
-
-    @property
-    def drops(self) -> bool:
-        """Whether it can leave anything out."""
-        return bool(
-            len(self._drop_tests) or self.timed_drops or self.relatives or self.min_relevance
+        self.tests = Tests(
+            drop_tests=np.array([number for number, _, _ in drops], np.int32),
+            drop_inverse=np.array([inverse for _, inverse, _ in drops], np.bool_),
+            drop_ranks=np.array([rank for _, _, rank in drops], np.int32),
+            boost_tests=np.array([number for number, _ in boosts], np.int32),
+            boost_weights=np.array([weight for _, weight in boosts], np.float32),
         )
+        self.is_large = len(self.tests) >= LARGE
+        self._sums = Sums.none(self.tests)
 
-    @property
-    def boosts(self) -> bool:
-        return bool(len(self._boost_tests) or self.timed_boosts)
-
-    @property
-    def places(self) -> bool:
-        """Whether it does more with an ordered list than to cut it."""
-        return bool(self.claims or self.caps or self.shares)
-
-    @property
-    def is_timed(self) -> bool:
-        """Whether its items change with time alone."""
-        return bool(
-            self.timed_drops
-            or self.timed_boosts
-            or any(claim.test is not None and not claim.test.timeless for claim in self.claims)
-            or any(not share.test.timeless for share in self.shares)
-        )
-
-    def dropped(self, signatures: IntArray) -> IntArray:
-        """The rank of the first rule that leaves items of each signature out, or KEEP: by rules
-        whose expressions are the same at every time."""
-        if not len(self._drop_tests):
-            return np.full(len(signatures), KEEP, np.int32)
-        if self._dense():
-            return self._drop[signatures]
-        return self._dropped(signatures)
-
-    def boosted(self, signatures: IntArray) -> FloatArray | None:
-        """The sum of strengths of each signature, likewise; None: no rule boosts."""
-        if not len(self._boost_tests):
-            return None
-        if self._dense():
-            return self._boost[signatures]
-        return self._boosted(signatures)
-
-    @property
-    def dense_bytes(self) -> int:
-        return self._drop.nbytes + self._boost.nbytes
-
-    def _dense(self) -> bool:
-        """Whether the sums of all signatures are there, made where it is time."""
-        count = self._signatures.count
-        have = max(len(self._drop), len(self._boost))
-        if have >= count:
-            return True
-        self._uses += 1
-        tests = len(self._drop_tests) + len(self._boost_tests)
-        if self._uses < 2 or tests * (count - have) > MAX_DENSE:
-            return False
-        fresh = np.arange(have, count, dtype=np.int32)
-        if len(self._drop_tests):
-            self._drop = np.concatenate((self._drop, self._dropped(fresh)))
-        if len(self._boost_tests):
-            self._boost = np.concatenate((self._boost, self._boosted(fresh)))
-        return True
-
-    def _dropped(self, signatures: IntArray) -> IntArray:
-        said = self._signatures.membership[self._drop_tests[:, None], signatures]
-        said ^= self._drop_inverse[:, None]
-        first = said.argmax(axis=0)
-        # Where nothing is said, argmax is 0: those point behind the last, at KEEP.
-        first[~said[first, np.arange(len(first))]] = len(said)
-        ranks: IntArray = self._drop_ranks[first]
-        return ranks
-
-    def _boosted(self, signatures: IntArray) -> FloatArray:
-        # Strengths are whole numbers: their sum is exact, whatever the order of adding.
-        said = self._signatures.membership[self._boost_tests[:, None], signatures]
-        boost: FloatArray = self._boost_weights @ said.astype(np.float32)
-        return boost
+    def sums(self) -> Sums:
+        """Of every signature; what is new is added."""
+        signatures = self._signatures()
+        have = len(self._sums)
+        if have < signatures.count:
+            for start in range(have, signatures.count, CHUNK):
+                end = min(start + CHUNK, signatures.count)
+                fresh = self.tests.of(signatures, np.arange(start, end, dtype=np.int32))
+                self._sums = self._sums.followed_by(fresh)
+        return self._sums
 
     def _add(self, ranked: RankedRule, action: act.Action, bind: Binder) -> None:
         match action:
@@ -211,10 +157,208 @@ class Program:
             case act.MinRelevance():
                 self.min_relevance.append((action.at_least, ranked))
             case act.Rotate():
-                if self.rotation is None:  # by rank: the first one counts
-                    self.rotation = (action, ranked)
+                self.rotations.append((action, ranked))
             case act.SameAsSeed() | act.DifferentFromSeed() | act.PriceOfSeed() | act.LeaveOut():
                 self.relatives.append((action, ranked))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sums:
+    """What rules together say of signatures; None: none of them says anything."""
+
+    drop: IntArray | None  # rank of the first rule that leaves it out, or KEEP
+    boost: FloatArray | None  # strengths added up
+
+    def __len__(self) -> int:
+        arrays = self.drop if self.drop is not None else self.boost
+        return 2**31 if arrays is None else len(arrays)
+
+    @property
+    def nbytes(self) -> int:
+        return sum(array.nbytes for array in (self.drop, self.boost) if array is not None)
+
+    @staticmethod
+    def none(tests: Tests) -> Sums:
+        """Of no signature yet."""
+        return Sums(
+            np.empty(0, np.int32) if len(tests.drop_tests) else None,
+            np.empty(0, np.float32) if len(tests.boost_tests) else None,
+        )
+
+    def followed_by(self, other: Sums) -> Sums:
+        return Sums(
+            None if self.drop is None or other.drop is None
+            else np.concatenate((self.drop, other.drop)),
+            None if self.boost is None or other.boost is None
+            else np.concatenate((self.boost, other.boost)),
+        )  # fmt: skip
+
+    def of(self, signatures: IntArray) -> Sums:
+        return Sums(
+            None if self.drop is None else self.drop[signatures],
+            None if self.boost is None else self.boost[signatures],
+        )
+
+    def and_(self, other: Sums) -> Sums:
+        """What both say together."""
+        drop, boost = self.drop, self.boost
+        if other.drop is not None:
+            drop = other.drop if drop is None else np.minimum(drop, other.drop)
+        if other.boost is not None:
+            boost = other.boost if boost is None else boost + other.boost
+        return Sums(drop, boost)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Tests:
+    """Timeless item tests of rules, by their number."""
+
+    drop_tests: IntArray
+    drop_inverse: BoolArray
+    drop_ranks: IntArray
+    boost_tests: IntArray
+    boost_weights: FloatArray
+
+    def __len__(self) -> int:
+        return len(self.drop_tests) + len(self.boost_tests)
+
+    @staticmethod
+    def joined(every: Sequence[Tests]) -> Tests:
+        ranks = np.concatenate([tests.drop_ranks for tests in every])
+        order = np.argsort(ranks, kind="stable")
+        return Tests(
+            np.concatenate([tests.drop_tests for tests in every])[order],
+            np.concatenate([tests.drop_inverse for tests in every])[order],
+            ranks[order],
+            np.concatenate([tests.boost_tests for tests in every]),
+            np.concatenate([tests.boost_weights for tests in every]),
+        )
+
+    def of(self, table: Signatures, signatures: IntArray) -> Sums:
+        """What they say of signatures."""
+        drop: IntArray | None = None
+        boost: FloatArray | None = None
+        if len(self.drop_tests):
+            said = table.membership[self.drop_tests[:, None], signatures]
+            said ^= self.drop_inverse[:, None]
+            first = said.argmax(axis=0)
+            # Where nothing is said, argmax is 0: looked at once more.
+            hit = said[first, np.arange(len(first))]
+            drop = np.where(hit, self.drop_ranks[first], KEEP)
+        if len(self.boost_tests):
+            # Strengths are whole numbers: their sum is exact, whatever the order of adding.
+            said = table.membership[self.boost_tests[:, None], signatures]
+            boost = self.boost_weights @ said.astype(np.float32)
+        return Sums(drop, boost)
+
+
+class Program:
+    """The groups that are active together, in the form a request needs."""
+
+    def __init__(self, groups: Sequence[RuleGroup], signatures: Signatures) -> None:
+        self._signatures = signatures
+        self._groups = groups
+        self.claims = sorted(
+            (claim for group in groups for claim in group.claims),
+            key=lambda claim: (claim.rule.rank, claim.slot),
+        )
+        self.caps = sorted(
+            (cap for group in groups for cap in group.caps), key=lambda cap: cap.rule.rank
+        )
+        self.shares = sorted(
+            (share for group in groups for share in group.shares), key=lambda s: s.rule.rank
+        )
+        self.relatives = [pair for group in groups for pair in group.relatives]
+        self.min_relevance = [pair for group in groups for pair in group.min_relevance]
+        rotations = [pair for group in groups for pair in group.rotations]
+        # By rank, the first one counts.
+        self.rotation = min(rotations, key=lambda pair: pair[1].rank) if rotations else None
+        self.timed_drops = [drop for group in groups for drop in group.timed_drops]
+        self.timed_boosts = [boost for group in groups for boost in group.timed_boosts]
+        self._large = [group for group in groups if group.is_large]
+        small = [group.tests for group in groups if not group.is_large and len(group.tests)]
+        self._small = Tests.joined(small) if small else None
+        self._leaves_out = any(len(group.tests.drop_tests) for group in groups)
+        self._boosts = any(len(group.tests.boost_tests) for group in groups)
+        self._pinned: tuple[int, int, IntArray] = (-1, -1, np.empty(0, np.int32))
+        self._uses = 0
+        self._sums: Sums | None = None  # of every signature, where it is used often
+
+    @property
+    def rules(self) -> Sequence[RankedRule]:
+        """By rank."""
+        return sorted(
+            (rule for group in self._groups for rule in group.rules), key=lambda rule: rule.rank
+        )
+
+    @property
+    def is_empty(self) -> bool:
+        return not self._groups
+
+    @property
+    def drops(self) -> bool:
+        """Whether it can leave anything out."""
+        return bool(self._leaves_out or self.timed_drops or self.relatives or self.min_relevance)
+
+    @property
+    def boosts(self) -> bool:
+        return bool(self._boosts or self.timed_boosts)
+
+    @property
+    def places(self) -> bool:
+        """Whether it does more with an ordered list than to cut it."""
+        return bool(self.claims or self.caps or self.shares)
+
+    @property
+    def is_timed(self) -> bool:
+        """Whether its items change with time alone."""
+        return bool(
+            self.timed_drops
+            or self.timed_boosts
+            or any(claim.test is not None and not claim.test.timeless for claim in self.claims)
+            or any(not share.test.timeless for share in self.shares)
+        )
+
+    def pinned_rows(self, index: ItemIndex, want: int) -> IntArray:
+        """Rows of the items that are pinned to the first `want` slots, each once."""
+        known = self._pinned
+        if known[0] != len(index) or known[1] != want:  # a row, once given, stays the item's
+            ids = dict.fromkeys(
+                claim.item_id
+                for claim in self.claims
+                if claim.item_id is not None and claim.slot <= want
+            )
+            rows = index.rows(list(ids))
+            self._pinned = known = (len(index), want, rows[rows >= 0])
+        return known[2]
+
+    def says(self, signatures: IntArray) -> Sums:
+        """What rules whose expressions are the same at every time say of signatures."""
+        sums = self._sums
+        if sums is not None and len(sums) >= self._signatures.count:
+            return sums.of(signatures)
+        self._uses += 1
+        if self._uses > OFTEN and self._is_cheap():
+            every = np.arange(self._signatures.count, dtype=np.int32)
+            self._sums = self._added_up(every, whole=True)
+            return self._sums.of(signatures)
+        return self._added_up(signatures, whole=False)
+
+    @property
+    def held_bytes(self) -> int:
+        return 0 if self._sums is None else self._sums.nbytes
+
+    def _is_cheap(self) -> bool:
+        return self._small is None or len(self._small) * self._signatures.count <= MAX_DENSE
+
+    def _added_up(self, signatures: IntArray, *, whole: bool) -> Sums:
+        sums = Sums(None, None)
+        for group in self._large:
+            of_group = group.sums()
+            sums = sums.and_(of_group if whole else of_group.of(signatures))
+        if self._small is not None:
+            sums = sums.and_(self._small.of(self._signatures, signatures))
+        return sums
 
 
 def _actions(rules: Sequence[RankedRule]) -> Iterator[tuple[RankedRule, act.Action]]:

@@ -51,7 +51,10 @@ OVERFETCH_LEAVING_OUT: Final = 10
 PERIODS: Final = {act.Period.HOUR: 3_600, act.Period.DAY: 86_400, act.Period.WEEK: 604_800}
 _MONDAY: Final = 4 * 86_400  # 1970-01-01 was a Thursday
 
-_LOG2 = np.log2(np.arange(1, 4_097, dtype=np.float64))
+_DOUBLE: Final = 1 << 20
+"""What doubles a position, on a scale of whole numbers: the same on every machine."""
+
+_positions: npt.NDArray[np.int64] = np.empty(0, np.int64)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -143,7 +146,8 @@ class RequestRuling:
             scores: a strategy's, best first; None: of rows that have none, such as pinned ones.
         """
         facts = self._facts
-        dropped = program.dropped(self._rules.signatures.of(rows))
+        said = program.says(self._rules.signatures.of(rows)).drop
+        dropped = np.full(len(rows), KEEP, np.int32) if said is None else said
         for test, inverse, rank in program.timed_drops:
             _leave_out(dropped, test.evaluate(rows, _minute(facts.now)) != inverse, rank)
         for action, rule in program.relatives:
@@ -171,19 +175,19 @@ class RequestRuling:
         return Arranged(ordered, program, order, places)
 
     def _order(self, program: Program, pool: Pool) -> IntArray:
-        order = np.arange(len(pool), dtype=np.int32)
+        boost = self.boost(program, pool.rows)
         if program.rotation is not None and len(pool):
             order = self.rotated(pool)
-        boost = self.boost(program, pool.rows)
+            return order if boost is None else order[boosted_order(boost[order])]
         if boost is not None:
-            order = order[boosted_order(boost[order])]
-        return order
+            return boosted_order(boost)
+        return np.arange(len(pool), dtype=np.int32)
 
     def boost(self, program: Program, rows: IntArray) -> FloatArray | None:
         """The sum of strengths of each row; None: nothing is boosted or buried."""
         if not program.boosts or not len(rows):
             return None
-        boost = program.boosted(self._rules.signatures.of(rows))
+        boost = program.says(self._rules.signatures.of(rows)).boost
         for test, weight in program.timed_boosts:
             hits = test.evaluate(rows, _minute(self._facts.now)).astype(np.float32) * weight
             boost = hits if boost is None else boost + hits
@@ -252,7 +256,8 @@ class _Assembly:
 
     def place(self, want: int) -> tuple[Places, Pool]:
         program = self._program
-        self._numbers = {row: i for i, row in enumerate(self._rows[0].tolist())}
+        if program.claims or program.shares:  # else nothing is looked for
+            self._numbers = {row: i for i, row in enumerate(self._rows[0].tolist())}
         pins, slots = self._claims(want)
         wanted = [(test, len(found)) for (_, test), found in slots.items()]
         wanted += [
@@ -261,7 +266,7 @@ class _Assembly:
         ]
         for test, need in wanted:
             self._bring(test, need)
-        rows = np.concatenate(self._rows)
+        rows = self._rows[0] if len(self._rows) == 1 else np.concatenate(self._rows)
         said = {id(test): self._said(test, rows) for test, _ in wanted}
         plan = Plan(
             ordinary=len(self._pool),
@@ -322,15 +327,12 @@ class _Assembly:
     def _pinnable(self, want: int) -> Mapping[int, int]:
         """Rows of the pinned items that the request allows, with what leaves them out."""
         index = self._rules.index
-        ids = {
-            claim.item_id
-            for claim in self._program.claims
-            if claim.item_id is not None and claim.slot <= want
-        }
-        rows = np.array([row for row in map(index.row, ids) if row >= 0], np.int32)
+        rows = self._program.pinned_rows(index, want)
         if not len(rows):
             return {}
         rows = rows[index.available[rows] & self._admits(rows)]
+        if not len(rows):
+            return {}
         dropped = self._ruling.dropped(self._program, rows, None)
         return dict(zip(rows.tolist(), dropped.tolist(), strict=True))
 
@@ -374,6 +376,9 @@ class _Assembly:
     def _placed(self, places: Places, rows: IntArray) -> Pool:
         pool = self._pool
         chosen = np.array(places.candidates, np.int32)
+        slotted = np.array(places.slotted, np.bool_)
+        if self._count == len(pool):  # nothing was brought
+            return _take(pool, self._order[chosen], slotted)
         offered = chosen < len(pool)
         # Brought by a rule: no strategy's score, no strategy's reason.
         at = self._order[np.where(offered, chosen, 0)] if len(pool) else chosen
@@ -389,7 +394,7 @@ class _Assembly:
             scores,
             sources,
             reasons,
-            np.array(places.slotted, np.bool_),
+            slotted,
             pool.labels,
         )
 
@@ -417,12 +422,12 @@ def relevance_by_source(
 
 def boosted_order(boost: FloatArray) -> IntArray:
     """The order in which candidates compete, given the sum of strengths of each, best first."""
-    global _LOG2
-    if len(boost) > len(_LOG2):
-        _LOG2 = np.log2(np.arange(1, 2 * len(boost) + 1, dtype=np.float64))
-    position = _LOG2[: len(boost)] - boost.astype(np.float64) / 2
-    # Rounded, so that equal positions are equal whatever the machine's logarithm.
-    return np.argsort(np.round(position, 9), kind="stable").astype(np.int32)
+    global _positions
+    if len(boost) > len(_positions):
+        places = np.arange(1, 2 * len(boost) + 1, dtype=np.float64)
+        _positions = np.round(np.log2(places) * _DOUBLE).astype(np.int64)
+    position = _positions[: len(boost)] - (boost * np.float32(_DOUBLE / 2)).astype(np.int64)
+    return position.argsort(kind="stable").astype(np.int32)
 
 
 def _leave_out(dropped: IntArray, hits: BoolArray, rank: int) -> None:
@@ -447,13 +452,13 @@ def _mixed(value: int, seed: int) -> int:
     return value ^ (value >> 13)
 
 
-def _take(pool: Pool, places: IntArray) -> Pool:
+def _take(pool: Pool, places: IntArray, slotted: BoolArray | None = None) -> Pool:
     return Pool(
         pool.rows[places],
         pool.scores[places],
         pool.sources[places],
         pool.reasons[places],
-        None,
+        slotted,
         pool.labels,
     )
 
@@ -468,6 +473,6 @@ def ruling_for(
     if pod is None:
         return None
     ruling = RequestRuling(rules, pod, facts, chain)
-    if not pod.activation.asks_strategy and not ruling.program(0).rules:
+    if not pod.activation.asks_strategy and ruling.program(0).is_empty:
         return None if pod.activation.expires(facts.now) == inf else ruling
     return ruling
