@@ -4,21 +4,49 @@ open-loop driver, rounds interleaved, medians."""
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
+import shutil
 import signal
 import socket
 import statistics
 import subprocess
 import tempfile
 import time
+import urllib.request
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 HERE = Path(__file__).parent
 TICKS = os.sysconf("SC_CLK_TCK")
 SERVER_CORE, LOAD_CORE = 0, 1
+REPORT = HERE.parents[1] / ".vitrine" / "bench.json"
+
+
+def record(figures: Mapping[str, float], **also: Any) -> None:
+    """Adds to what `make bench` writes."""
+    report = json.loads(REPORT.read_text()) if REPORT.exists() else {"figures": {}}
+    report["figures"].update(figures)
+    report.update(also)
+    REPORT.parent.mkdir(exist_ok=True)
+    REPORT.write_text(json.dumps(report, indent=2) + "\n")
+
+
+def require_wrk() -> None:
+    """wrk is there, by apt where it may be installed; else the bench cannot run."""
+    if shutil.which("wrk") is None and os.geteuid() == 0 and shutil.which("apt-get"):
+        subprocess.run(["apt-get", "install", "-y", "-qq", "wrk"], check=False)
+    if shutil.which("wrk") is None:
+        raise SystemExit("make bench needs wrk: install the package wrk of your distribution")
+
+
+def stay_on(core: int) -> None:
+    """This process and all that it starts run on one core, as far as the machine has several."""
+    if (os.cpu_count() or 1) > core:
+        os.sched_setaffinity(0, {core})
 
 
 def free_port() -> int:
@@ -66,8 +94,10 @@ class Server:
         *,
         core: int = SERVER_CORE,
         environment: Mapping[str, str] | None = None,
-        wait: float = 60.0,
+        wait: float = 120.0,
+        ready: str | None = None,
     ) -> None:
+        """Args: ready: a path that answers 200 once the server is ready; None: the port."""
         self.name = name
         self.port = port
         self._log = tempfile.NamedTemporaryFile(  # noqa: SIM115  # closed with the process
@@ -83,9 +113,12 @@ class Server:
         deadline = time.monotonic() + wait
         while True:
             try:
-                socket.create_connection(("127.0.0.1", port), 1.0).close()
+                if ready is None:
+                    socket.create_connection(("127.0.0.1", port), 1.0).close()
+                else:
+                    urllib.request.urlopen(f"http://127.0.0.1:{port}{ready}", timeout=5).close()
                 return
-            except OSError:
+            except OSError:  # urllib's errors are
                 if self._process.poll() is not None or time.monotonic() > deadline:
                     self.stop()
                     raise RuntimeError(f"{name} did not start:\n{self.log()}") from None
@@ -140,8 +173,9 @@ def closed_loop(
     seconds: float = 5.0,
     connections: int = 32,
     core: int = LOAD_CORE,
+    start: int = 0,
 ) -> Round:
-    """wrk, as fast as the server answers."""
+    """wrk, as fast as the server answers, with the file's requests from line `start` on."""
     pids = server.pids()
     before = cpu_seconds(pids)
     done = subprocess.run(
@@ -149,7 +183,7 @@ def closed_loop(
             "taskset", "-c", str(core), "wrk", "-t1", f"-c{connections}", f"-d{seconds:g}s",
             "--timeout", "10s", "-s", str(HERE / "requests.lua"), f"http://127.0.0.1:{server.port}",
         ],
-        env={**os.environ, "BENCH_PATHS": str(paths)},
+        env={**os.environ, "BENCH_PATHS": str(paths), "BENCH_START": str(start)},
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     used = cpu_seconds(pids) - before

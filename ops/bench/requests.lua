@@ -1,18 +1,15 @@
--- wrk: the paths of the file BENCH_PATHS, each thread from its own start, over and over.
-local count = 0
-function setup(thread)
-  thread:set("offset", count * 7919)
-  count = count + 1
-end
-
+-- wrk: the requests of the file BENCH_PATHS from line BENCH_START on, over and over.
+-- A line: method, path and, for what has one, body, parted by tabs.
 function init(_)
   requests = {}
   local headers = { ["Connection"] = "keep-alive" }
+  local with_body = { ["Connection"] = "keep-alive", ["Content-Type"] = "application/json" }
   for line in io.lines(os.getenv("BENCH_PATHS")) do
     local method, path, body = line:match("^(%u+)\t([^\t]+)\t?(.*)$")
-    requests[#requests + 1] = wrk.format(method, path, headers, body ~= "" and body or nil)
+    local has = body ~= ""
+    requests[#requests + 1] = wrk.format(method, path, has and with_body or headers, has and body or nil)
   end
-  position = offset % #requests
+  position = tonumber(os.getenv("BENCH_START") or "0") % #requests
 end
 
 function request()

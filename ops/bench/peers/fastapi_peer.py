@@ -56,14 +56,20 @@ class Answer(BaseModel):
 
 
 def choose(candidates: list[list[Any]], want: int) -> list[list[Any]]:
-    """The five rules of ops/bench/rules.py, on [id, brand, department, type, price, reason]."""
+    """The five rules of ops/bench/shop.py, on
+    [id, brand, department, type, price, reason, strategy].
+
+    Positions count what no rule left out.
+    """
     competing: list[tuple[float, int, list[Any]]] = []
-    for position, candidate in enumerate(candidates, 1):
-        _, brand, department, _, price, _ = candidate
+    position = 0
+    for candidate in candidates:
+        _, brand, department, _, price, _, _ = candidate
         if department == RULES["exclude_department"]:
             continue
         if price is not None and price >= RULES["exclude_price_from"]:
             continue
+        position += 1
         place = float(position)
         if brand == RULES["boost_brand"]:
             place /= 2 ** (RULES["boost_strength"] / 2)
@@ -107,7 +113,7 @@ async def pdp_similar(
             Result(
                 value=item["value"],
                 data=item["data"],
-                strategy=Strategy(id="similar"),
+                strategy=Strategy(id=candidate[6]),
                 reason=candidate[5],
             )
         )

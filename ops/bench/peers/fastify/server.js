@@ -12,11 +12,13 @@ const app = Fastify({ logger: false });
 
 function choose(candidates, want) {
   const competing = [];
+  let position = 0;
   candidates.forEach((candidate, index) => {
     const [, brand, department, , price] = candidate;
     if (department === rules.exclude_department) return;
     if (price !== null && price >= rules.exclude_price_from) return;
-    let place = index + 1;
+    position += 1; // counts what no rule left out
+    let place = position;
     if (brand === rules.boost_brand) place /= 2 ** (rules.boost_strength / 2);
     if (department === rules.bury_department) place *= 2 ** (rules.bury_strength / 2);
     competing.push([place, index, candidate]);
@@ -56,7 +58,7 @@ app.get('/recommendations/v1/pods/pdp_similar', async (request, reply) => {
       labels: {},
       matched_terms: [],
       is_slotted: false,
-      strategy: { id: 'similar' },
+      strategy: { id: chosen[index][6] },
       reason: chosen[index][5],
     };
   });
