@@ -182,7 +182,7 @@ class RedisItemFeatures:
             if ids is None or len(ids) > MAX_NAMED:
                 await self._add_change(key, {"base": base, "version": version})
             else:
-                for start in range(0, len(ids), IDS_A_CHANGE):
+                for start in range(0, max(len(ids), 1), IDS_A_CHANGE):  # a step, even of nothing
                     named = _encode(ids[start : start + IDS_A_CHANGE])
                     await self._add_change(key, {"base": base, "version": version, "ids": named})
             await self._connection.client.hset(

@@ -46,6 +46,7 @@ class _Followed:
     epoch: str = ""
     mended: int = 0
     entry: str = "0"  # of the stream, the last one taken
+    doubted: int = 0  # the version at which the number of items was wrong
 
 
 @dataclass(slots=True)
@@ -228,6 +229,14 @@ class Follower:
                 await self._over_gap(place, index, followed, state)
         elif state.version < index.version and self._wanted.get(place, 0) < index.version:
             # PostgreSQL was restored to an earlier time: begin anew, with its history.
+            await self._load(place, index, followed, state)
+        if (
+            state.version == index.version
+            and state.items != index.item_count
+            and followed.doubted != index.version
+        ):
+            log.warning("index_differs", merchant=place[0], section=place[1], items=state.items)
+            followed.doubted = index.version
             await self._load(place, index, followed, state)
         followed.epoch, followed.mended = state.epoch, state.mended
 

@@ -265,6 +265,40 @@ async def test_a_database_restored_to_an_earlier_time(shop: CatalogueShop) -> No
     assert set(shown(indexes.get(shop.id, DEFAULT_SECTION))) == {"a"}
 
 
+async def test_a_change_that_was_not_told_is_found_by_the_number_of_items(
+    shop: CatalogueShop,
+) -> None:
+    follower, indexes = shop.follower()
+    await shop.put({"id": "a"}, {"id": "b"})
+    await follower.poll()
+    a = (await shop.in_redis())["a"]
+    untold = a.__class__(id=ItemId("untold"), version=2, name="Untold")
+    await shop.cache.write(shop.id, DEFAULT_SECTION, [untold])
+    await shop.cache.publish(
+        shop.id, DEFAULT_SECTION, base=1, version=2, items=3, ids=[ItemId("a")]
+    )
+    await follower.poll()
+    index = indexes.get(shop.id, DEFAULT_SECTION)
+    assert set(shown(index)) == {"a", "b", "untold"}
+    assert index.version == 2
+
+
+async def test_a_step_that_changes_no_item_is_followed_by_the_stream(
+    shop: CatalogueShop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    follower, indexes = shop.follower()
+    await shop.put({"id": "a"})
+    await follower.poll()
+    await shop.call("POST", "/v1/item_groups", {"item_groups": [{"id": "g", "name": "G"}]})
+
+    def refused(*_: Any) -> Any:
+        raise AssertionError("PostgreSQL is asked")
+
+    monkeypatch.setattr(shop.catalogue, "snapshot", refused)
+    await follower.poll()
+    assert indexes.get(shop.id, DEFAULT_SECTION).version == 2
+
+
 async def test_only_one_projects_at_a_time(shop: CatalogueShop) -> None:
     await shop.put({"id": "a"})
     holder = await shop.cache.lock(shop.id, DEFAULT_SECTION)
