@@ -61,8 +61,10 @@ from app.postgres.strategy_configurations import StrategyConfigurationStore
 from app.postgres.tasks import Tasks
 from app.postgres.training_data import TrainingDataReader
 from app.postgres.webhooks import WebhookStore
+from app.redis.coalescing import CoalescingRedis
 from app.redis.connection import RedisConnection
 from app.redis.history import HistoryStore
+from app.redis.history_reader import CoalescedHistoryReader
 from app.redis.item_features import RedisItemFeatures
 from app.services.catalogue_follow import Follower
 from app.services.catalogue_import import CatalogueImport, ImportRecovery
@@ -171,11 +173,12 @@ class Container(containers.DeclarativeContainer):
         length=settings.provided.history_length,
         days=settings.provided.history_days,
     )
-    request_history = providers.Singleton(
-        HistoryStore,
-        request_redis.provided.client,
-        length=settings.provided.history_length,
-        days=settings.provided.history_days,
+    coalescing_redis = providers.Singleton(CoalescingRedis, settings.provided.redis_url)
+    # Many requests' reads in one write, on a single Redis; a cluster's nodes each want their own.
+    request_history = providers.Selector(
+        providers.Callable(lambda cluster: str(cluster).lower(), settings.provided.redis_cluster),
+        false=providers.Singleton(CoalescedHistoryReader, coalescing_redis),
+        true=providers.Singleton(HistoryStore, request_redis.provided.client),
     )
     artefacts = providers.Singleton(
         ArtefactStore,

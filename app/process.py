@@ -140,6 +140,7 @@ class ServingProcess:
         for close in (
             container.job_queue().close,
             container.request_redis().close,
+            container.coalescing_redis().close,
             container.background_redis().close,
             container.database().close,
         ):
