@@ -1,5 +1,5 @@
-"""Directed item-to-item transitions from a decayed history, and repeat purchases where a shop
-has them."""
+"""Directed item-to-item transitions from a decayed history, learned likeness of items, and repeat
+purchases where a shop has them."""
 
 from __future__ import annotations
 
@@ -24,11 +24,14 @@ from vitrine_sdk import (
     TrainingData,
 )
 from vitrine_sdk.cooccurrence import damped, followed, neighbours, popularity, type_weights
+from vitrine_sdk.embeddings import Training, embed, nearest, profile
 from vitrine_sdk.neighbours import Neighbours, checked, summed
 from vitrine_sdk.ranking import ranked
 
 DAY = 86_400
 FROM_HISTORY, BOUGHT_BEFORE = 0, 1
+EMBEDDED = 20  # events of the history that make its profile
+MOSTLY_REPEATS = 0.25
 
 Weight = Annotated[float, msgspec.Meta(ge=0, le=1000)]
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
@@ -45,17 +48,17 @@ class PersonalizedConfig(Config, frozen=True, kw_only=True, forbid_unknown_field
     conversion: Weight = 1.0
     history: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 100
     """How many of the latest events are looked at."""
-    recency: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.8
+    recency: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.7
     """Each event counts so much of the one that came after it."""
     half_life_days: Annotated[float, msgspec.Meta(gt=0, le=3650)] = 30.0
     """An event this old counts half, beside `recency`."""
     window_days: Annotated[float, msgspec.Meta(gt=0, le=3650)] = 730.0
     """Events older than this are not learned from."""
-    gaps: Annotated[int, msgspec.Meta(ge=1, le=50)] = 8
+    gaps: Annotated[int, msgspec.Meta(ge=1, le=50)] = 20
     """How many places after an event another one is taken as its consequence."""
-    gap_decay: Annotated[float, msgspec.Meta(ge=0, le=4)] = 0.8
+    gap_decay: Annotated[float, msgspec.Meta(ge=0, le=4)] = 0.5
     """The weight of gap g is g ** -gap_decay."""
-    backward: Share = 0.4
+    backward: Share = 0.3
     """How much "came before" counts beside "came after"."""
     damping: Share = 0.4
     """0: what sells best comes first; 1: only what is peculiar to the history."""
@@ -65,11 +68,21 @@ class PersonalizedConfig(Config, frozen=True, kw_only=True, forbid_unknown_field
     """Share of the answer for what the shopper bought before; null: as the shop's data says."""
     neighbours: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 120
     """How many transitions are kept an item."""
+    embedding: Weight | None = None
+    """How much learned likeness counts beside counted transitions; null: 1.5, or nothing in a
+    shop where a quarter of the purchases or more repeat an earlier one."""
+    embedding_recency: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.8
+    """As `recency`, for the likeness."""
+    embedding_epochs: Annotated[int, msgspec.Meta(ge=1, le=100)] = 8
+    embedding_size: Annotated[int, msgspec.Meta(ge=8, le=512)] = 64
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PersonalizedModel:
     transitions: Neighbours
+    likes: Neighbours  # each item's nearest by embedding: candidates only
+    vectors: FloatArray  # n, size; or 0, 0 where there are none
+    embedding: float
     again: FloatArray  # how readily an item is bought again, 0 .. 1
     repeats: float  # share of purchases that repeat an earlier one
     type_weights: FloatArray  # 128, by EventType
@@ -79,8 +92,13 @@ class PersonalizedModel:
         history = context.history
         if not len(history):
             return NO_CANDIDATES
-        weights = self._weights(history)
-        found, scores = self.transitions.merged(history.items, weights)
+        weights = self._weights(history, self.config.recency)
+        # What counts for less than a hundredth of the most costs time and changes nothing.
+        telling = weights > np.float32(0.01) * weights.max()
+        items = history.items[telling]
+        found, scores = self.transitions.merged(items, weights[telling])
+        if self.embedding > 0:
+            found, scores = self._with_likeness(history, items, found, scores)
         own = np.isin(found, history.items)
         found, scores = found[~own], scores[~own]
         reasons = np.zeros(len(found), np.uint8)
@@ -88,15 +106,39 @@ class PersonalizedModel:
             found, scores, reasons = self._with_repeats(history, weights, found, scores, reasons)
         return ranked(found, scores, limit, reasons, context.eligible)
 
-    def _weights(self, history: History) -> FloatArray:
+    def _weights(self, history: History, recency: float) -> FloatArray:
         """Of each event: by its type, its place and its age."""
         place = np.arange(len(history), dtype=np.float32)
-        decay = np.float32(self.config.recency) ** place
-        age = np.exp2(-history.ages / np.float32(self.config.half_life_days * DAY))
+        decay = np.float32(recency) ** place
         # The newest event always counts, however old it is: ages are relative to it.
-        age = age / max(float(age[0]), 1e-30)
+        days = (history.ages - history.ages[0]) / np.float32(DAY)
+        age = np.exp2(-days / np.float32(self.config.half_life_days))
         weights: FloatArray = self.type_weights[history.types] * decay * age
         return weights.astype(np.float32)
+
+    def _with_likeness(
+        self,
+        history: History,
+        items: npt.NDArray[np.int32],
+        found: npt.NDArray[np.int32],
+        scores: FloatArray,
+    ) -> tuple[npt.NDArray[np.int32], FloatArray]:
+        """Adds the likeness to the history's profile, and what is nearest to its latest items."""
+        latest = items[:5]
+        near, _ = self.likes.merged(latest, np.zeros(len(latest), np.float32))
+        if len(scores):
+            scores = scores / max(float(scores.max()), 1e-30)
+        found, scores = summed(
+            np.concatenate((found, near)),
+            np.concatenate((scores, np.zeros(len(near), np.float32))),
+        )
+        if not len(found):
+            return found, scores
+        past = history.items[:EMBEDDED]
+        weights = self._weights(history, self.config.embedding_recency)[:EMBEDDED]
+        likeness = np.maximum(profile(self.vectors, past, weights, found), 0)
+        best = max(float(likeness.max()), 1e-30)
+        return found, (scores + likeness * np.float32(self.embedding / best)).astype(np.float32)
 
     def _with_repeats(
         self,
@@ -131,7 +173,7 @@ class Personalized:
     """See `PersonalizedConfig`."""
 
     contract: ClassVar[int] = 1
-    format: ClassVar[int] = 1
+    format: ClassVar[int] = 2
     reasons: ClassVar[tuple[str, ...]] = ("from_history", "bought_before")
 
     @property
@@ -141,7 +183,7 @@ class Personalized:
     def needs(self, config: PersonalizedConfig) -> Needs:
         return Needs(history=config.history, eligible=True)
 
-    def fit(self, data: TrainingData, config: PersonalizedConfig, seed: int) -> Arrays:  # noqa: ARG002
+    def fit(self, data: TrainingData, config: PersonalizedConfig, seed: int) -> Arrays:
         n = len(data.items)
         events = data.events
         weights = type_weights(events, _weights_by_type(config))
@@ -158,11 +200,31 @@ class Personalized:
         counts = followed(item, shopper, weight, n, gaps)
         counts = counts + counts.T * np.float32(config.backward)
         counts.setdiag(0)
-        counts = damped(counts, popularity(item, weight, n), 0.5, config.damping, config.shrink)
+        sold = popularity(item, weight, n)
+        counts = damped(counts, sold, 0.5, config.damping, config.shrink)
         again, share = _repeats(events, n)
         repeats = share if config.repeats is None else config.repeats
+        embedding = config.embedding
+        if embedding is None:
+            embedding = 0.0 if share >= MOSTLY_REPEATS else 1.5
+        vectors = np.empty((0, 0), np.float32)
+        likes = Neighbours(
+            np.zeros(n + 1, np.int64), np.empty(0, np.int32), np.empty(0, np.float32)
+        )
+        if embedding > 0:
+            how = Training(
+                size=config.embedding_size,
+                epochs=config.embedding_epochs,
+                decay=config.embedding_recency,
+                length=EMBEDDED,
+            )
+            vectors = embed(item, shopper, n, seed, how)
+            likes = nearest(vectors, 100, sold)
         return {
             **neighbours(counts, config.neighbours).arrays("transitions"),
+            **likes.arrays("likes"),
+            "vectors": vectors,
+            "embedding": np.array([embedding], np.float32),
             "again": again,
             "repeats": np.array([repeats], np.float32),
         }
@@ -171,8 +233,17 @@ class Personalized:
         table = np.zeros(128, np.float32)
         for code, weight in _weights_by_type(config).items():
             table[code] = weight
+        embedding = float(checked(arrays, "embedding", np.float32, 1)[0])
+        vectors = arrays.get("vectors")
+        if vectors is None or vectors.dtype != np.float32 or vectors.ndim != 2:
+            raise ValueError("array 'vectors' must be float32 with two axes")
+        if embedding > 0 and len(vectors) != items:
+            raise ValueError(f"array 'vectors' has {len(vectors)} rows, expected {items}")
         return PersonalizedModel(
             Neighbours.from_arrays(arrays, "transitions", items),
+            Neighbours.from_arrays(arrays, "likes", items),
+            vectors,
+            embedding,
             checked(arrays, "again", np.float32, items),
             float(checked(arrays, "repeats", np.float32, 1)[0]),
             table,

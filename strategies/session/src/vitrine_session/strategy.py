@@ -24,7 +24,7 @@ from vitrine_sdk import (
     Needs,
     TrainingData,
 )
-from vitrine_sdk.cooccurrence import damped, followed, neighbours, popularity, type_weights
+from vitrine_sdk.cooccurrence import damped, followed, neighbours, type_weights
 from vitrine_sdk.neighbours import Neighbours, checked, summed
 from vitrine_sdk.ranking import ranked
 
@@ -201,9 +201,9 @@ class Session:
 
         ones = np.ones(len(item), np.float32)
         gaps = [(gap, 1 / gap) for gap in range(1, 6)]
-        counts = followed(item, row.astype(np.int32), ones, n, gaps)
+        counts = followed(item.astype(np.int32), row.astype(np.int32), ones, n, gaps)
         counts = counts + counts.T * np.float32(0.6)
-        counts = damped(counts, popularity(item, ones, n), 0.5, 0.3, 0.0)
+        counts = damped(counts, held.astype(np.float32), 0.5, 0.3, 0.0)
         return {
             **Neighbours(
                 visits, item.astype(np.int32), np.repeat(own, sizes).astype(np.float32)

@@ -70,8 +70,20 @@ class StrategyContract:
         return small_shop()
 
     @pytest.fixture
-    def arrays(self, strategy: Strategy[Any], config: Config, data: TrainingData) -> Arrays:
-        return strategy.fit(data, config, SEED)
+    def arrays(
+        self,
+        strategy: Strategy[Any],
+        config: Config,
+        data: TrainingData,
+        request: pytest.FixtureRequest,
+    ) -> Arrays:
+        """Fitted once a class: `fit` is the slow part, and has to give the same bytes anyway."""
+        kept: dict[str, Arrays] = request.cls.__dict__.get("_fitted") or {}
+        request.cls._fitted = kept  # noqa: SLF001 - our own subclass
+        key = f"{config!r} {id(type(strategy))} {len(data.items)} {len(data.events)}"
+        if key not in kept:
+            kept[key] = strategy.fit(data, config, SEED)
+        return kept[key]
 
     @pytest.fixture
     def model(
