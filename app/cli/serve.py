@@ -10,11 +10,14 @@ import msgspec
 from app.cli.server_process import Stopping
 from app.cli.server_process import run as run_process
 from app.cli.supervisor import Supervisor, Worker
-from app.embedded import EmbeddedError, StoreUrls, open_stores
+from app.cli.wiring import opened_settings
+from app.embedded import EmbeddedError
 from app.http.server import Place, Service
+from app.process import build_service
 from app.settings import Settings, from_environment
 from app.telemetry import logs
 from app.telemetry.metrics import Metrics, share
+from app.telemetry.output import Output
 
 
 @click.command()
@@ -32,38 +35,34 @@ def serve(host: str | None, port: int | None, workers: int | None) -> None:
     settings = msgspec.structs.replace(
         from_environment(), **{name: value for name, value in given.items() if value is not None}
     )
-    from app.process import build_service  # it imports everything
-
     try:
-        with open_stores(settings) as urls:
-            code = serve_forever(with_stores(settings, urls), build_service)
+        with opened_settings(settings) as opened:
+            code = serve_forever(opened, build_service)
     except EmbeddedError as error:
         raise click.ClickException(str(error)) from None
     raise SystemExit(int(code))
-
-
-def with_stores(settings: Settings, urls: StoreUrls) -> Settings:
-    """Settings in which both stores have an address."""
-    return msgspec.structs.replace(
-        settings,
-        database_url=urls.database,
-        database_owner_url=urls.database_owner,
-        redis_url=urls.redis,
-    )
 
 
 def serve_forever(
     settings: Settings,
     build: Callable[[Settings, Place], Service],
     on_ready: Callable[[str], None] = lambda _url: None,
+    log: int = 1,
 ) -> int:
-    """Supervise `settings.workers` processes that each serve what `build` makes. Returns an
-    `supervisor.Exit`. `on_ready` is called with the address once all of them serve."""
-    logs.configure(settings.log_level)
+    """Supervise `settings.workers` processes that each serve what `build` makes.
+
+    Args:
+        on_ready: called with the address once all of them serve.
+        log: file descriptor that log lines are written to.
+
+    Returns:
+        A `supervisor.Exit`.
+    """
+    logs.configure(settings.log_level, Output(log))
     stopping = Stopping(settings.grace_seconds, settings.drain_seconds)
 
     def body(worker: Worker) -> int:
-        output = logs.configure(settings.log_level)
+        output = logs.configure(settings.log_level, Output(log))
         output.start()
         share(worker.metrics_directory, worker.files)
         place = Place(output, Metrics(), worker.metrics_directory, worker.slot)

@@ -15,7 +15,6 @@ SECONDS: Final = 5.0
 
 
 class Snapshots(Protocol):
-    @property
     def merchants(self) -> Mapping[MerchantId, ServingSnapshot]: ...
 
 
@@ -41,7 +40,7 @@ class Vitals:
             index = self._indexes.get(merchant, section)
             metrics.index_items.labels(merchant, section).set(index.item_count)
             metrics.catalogue_version.labels(merchant, section).set(index.version)
-        for merchant, snapshot in self._serving.merchants.items():
+        for merchant, snapshot in self._serving.merchants().items():
             version = snapshot.configuration.merchant.configuration_version
             metrics.configuration_version.labels(merchant).set(version)
             for name, model in snapshot.models.items():

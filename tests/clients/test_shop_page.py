@@ -251,6 +251,16 @@ def test_the_demo_tells_how_to_use_it(demo: Demo) -> None:
     assert {"/recommendations/v1/pods/{pod_id}", "/shop/{path}", "/metrics"} <= set(spec["paths"])
     with urlopen(f"{about['url']}/health/ready") as answer:
         assert json.load(answer)["ready"] is True
+    with urlopen(f"{about['url']}/metrics") as answer:
+        metrics = answer.read().decode()
+    merchant = about["merchant"]
+    for wanted in (
+        f'vitrine_item_index_items{{merchant="{merchant}",section="Products"}} 48.0',
+        f'vitrine_model_version_number{{configuration="similar",merchant="{merchant}"}} 1.0',
+        "vitrine_workers_ready 1.0",
+    ):
+        assert wanted in metrics
+    assert "background_work_ended" not in (demo.home / "demo" / "server.log").read_text()
 
 
 @pytest.mark.browser

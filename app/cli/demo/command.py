@@ -139,8 +139,12 @@ def _run(settings: Settings, source: ShopSource) -> int:
     def ready(url: str) -> None:
         _tell(settings, source, state, url, page is not None)
 
-    with _job_worker(settings):
-        return serve_forever(settings, build, ready)
+    path = settings.home / "demo" / "server.log"
+    with path.open("ab") as log, _job_worker(settings):
+        code = serve_forever(settings, build, ready, log.fileno())
+    if code:
+        click.echo(f"The server ended; {path} says why:\n{_tail(path)}", err=True)
+    return code
 
 
 def _prepare(settings: Settings, source: ShopSource, folder: Path) -> State | None:
@@ -177,6 +181,10 @@ def _prepare_here(settings: Settings, source: ShopSource, folder: Path, sending:
     except KeyboardInterrupt:
         raise SystemExit(_FAILED) from None
     sending.send_bytes(msgspec.json.encode(state))  # type: ignore[attr-defined]  # a Connection
+
+
+def _tail(path: Path, lines: int = 5) -> str:
+    return "\n".join(path.read_text(errors="replace").splitlines()[-lines:])
 
 
 def _end_with_parent() -> None:
@@ -218,6 +226,7 @@ def _tell(settings: Settings, source: ShopSource, state: State, url: str, page: 
                 *((f"  The shop      {demo.shop}",) if page else ()),
                 f"  The API       {demo.docs}",
                 f"  Key and token {path}",
+                f"  Log           {settings.home / 'demo' / 'server.log'}",
                 "  Try           "
                 f"curl '{url}/recommendations/v1/pods/home_popular?key={state.key}&num_results=3'",
                 "",
