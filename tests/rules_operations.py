@@ -8,6 +8,7 @@ from app.http.admin_audit import AdminAudit
 from app.http.admin_rule_previews import AdminRulePreviews
 from app.http.admin_rule_versions import AdminRuleVersions
 from app.http.admin_rules import AdminRules
+from app.http.admin_webhooks import AdminWebhooks
 from app.http.explanations import Explanations
 from app.http.idempotency import Idempotency
 from app.http.operation import Operation
@@ -18,10 +19,12 @@ from app.postgres.audit import AuditLog
 from app.postgres.idempotency import IdempotencyKeyStore
 from app.postgres.rule_samples import RuleSamples
 from app.postgres.rule_sets import RuleSetStore
+from app.postgres.webhooks import WebhookStore
 from app.services.conflicts import RuleReach
 from app.services.explain import Explain
 from app.services.merchandise import Merchandise
 from app.services.preview import Previews
+from app.services.webhooks import Webhooks
 
 
 def rules_operations(shop: Any) -> list[Operation]:
@@ -34,6 +37,7 @@ def rules_operations(shop: Any) -> list[Operation]:
         AdminRuleVersions(merchandise, idempotency),
         AdminRulePreviews(shop.serving, merchandise, previews, RuleReach(shop.indexes)),
         AdminAudit(AuditLog(shop.database)),
+        AdminWebhooks(Webhooks(WebhookStore(shop.database), allow_http=True), idempotency),
     )
     limited = RateLimit(100_000).limited(
         [operation for handler in admin for operation in handler.operations()]
