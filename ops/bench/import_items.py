@@ -70,9 +70,12 @@ def timed(what: str, command: list[str], environment: dict[str, str]) -> None:
 
     watching = threading.Thread(target=watch)
     watching.start()
-    said, _ = process.communicate()
-    done.set()
-    watching.join()
+    try:
+        said, _ = process.communicate()
+    finally:
+        process.kill()
+        done.set()
+        watching.join()
     print(
         json.dumps(
             {
