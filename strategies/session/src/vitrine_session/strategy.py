@@ -25,11 +25,13 @@ from vitrine_sdk import (
     TrainingData,
 )
 from vitrine_sdk.cooccurrence import damped, followed, neighbours, type_weights
+from vitrine_sdk.embeddings import Training, embed, nearest, profile
 from vitrine_sdk.neighbours import Neighbours, checked, summed
 from vitrine_sdk.ranking import ranked
 
 DAY = 86_400
 NEIGHBOURS, SEEN = 0, 1
+EMBEDDED = np.float32(0.7)  # the weights of the visit's items in its profile, a place
 
 Weight = Annotated[float, msgspec.Meta(ge=0, le=1000)]
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
@@ -66,6 +68,10 @@ class SessionConfig(Config, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """How much what the visit has already had counts in the answer; 0: never shown again."""
     transitions: Weight = 0.25
     """How much item-to-item transitions count beside like visits."""
+    embedding: Weight = 0.5
+    """How much learned likeness to the whole visit counts beside like visits; 0: not learned."""
+    embedding_epochs: Annotated[int, msgspec.Meta(ge=1, le=100)] = 8
+    embedding_size: Annotated[int, msgspec.Meta(ge=8, le=512)] = 64
     largest: Annotated[int, msgspec.Meta(ge=2, le=1000)] = 50
     """Only the last so many items of a visit are learned from."""
 
@@ -75,6 +81,8 @@ class SessionModel:
     visits: Neighbours  # a visit's items in order; its weight is the visit's own, by age and length
     of_item: Neighbours  # an item's visits, the latest first; the weight is the place in the visit
     transitions: Neighbours
+    likes: Neighbours  # each item's nearest by embedding: candidates only
+    vectors: FloatArray  # n, size; or 0, 0 where there are none
     rarity: FloatArray  # n
     config: SessionConfig
 
@@ -83,7 +91,8 @@ class SessionModel:
         if not len(items):
             return NO_CANDIDATES
         config = self.config
-        weights = np.float32(config.recency) ** np.arange(len(items), dtype=np.float32)
+        place = np.arange(len(items), dtype=np.float32)
+        weights = np.float32(config.recency) ** place
         found, scores = self._from_neighbours(items, weights)
         if config.transitions > 0:
             more, values = self.transitions.merged(items, weights)
@@ -92,6 +101,15 @@ class SessionModel:
                 found, scores = summed(
                     np.concatenate((found, more)), np.concatenate((scores, values))
                 )
+        if config.embedding > 0:
+            latest = items[:3]
+            near, _ = self.likes.merged(latest, np.zeros(len(latest), np.float32))
+            found, scores = summed(
+                np.concatenate((found, near)),
+                np.concatenate((scores, np.zeros(len(near), np.float32))),
+            )
+            likeness = np.maximum(profile(self.vectors, items, EMBEDDED**place, found), 0)
+            scores = scores + likeness * np.float32(config.embedding)
         own = np.isin(found, items)
         scores = np.where(own, scores * np.float32(config.own), scores)
         keep = scores > 0
@@ -166,7 +184,7 @@ class Session:
     def needs(self, config: SessionConfig) -> Needs:
         return Needs(history=4 * config.length, eligible=True)
 
-    def fit(self, data: TrainingData, config: SessionConfig, seed: int) -> Arrays:  # noqa: ARG002
+    def fit(self, data: TrainingData, config: SessionConfig, seed: int) -> Arrays:
         n = len(data.items)
         session, item, time = _learned(data.events, config)
         starts = np.flatnonzero(np.concatenate(([True], np.diff(session) != 0)))
@@ -204,7 +222,24 @@ class Session:
         counts = followed(item.astype(np.int32), row.astype(np.int32), ones, n, gaps)
         counts = counts + counts.T * np.float32(0.6)
         counts = damped(counts, held.astype(np.float32), 0.5, 0.3, 0.0)
+        vectors = np.empty((0, 0), np.float32)
+        likes = Neighbours(
+            np.zeros(n + 1, np.int64), np.empty(0, np.int32), np.empty(0, np.float32)
+        )
+        if config.embedding > 0:
+            how = Training(
+                size=config.embedding_size,
+                epochs=config.embedding_epochs,
+                decay=float(EMBEDDED),
+                length=config.length,
+                softmax=4096,
+                steps=3000,
+            )
+            vectors = embed(item.astype(np.int32), row.astype(np.int32), n, seed, how)
+            likes = nearest(vectors, 50, held)
         return {
+            **likes.arrays("likes"),
+            "vectors": vectors,
             **Neighbours(
                 visits, item.astype(np.int32), np.repeat(own, sizes).astype(np.float32)
             ).arrays("visits"),
@@ -217,10 +252,17 @@ class Session:
         offsets = arrays.get("visits_offsets")
         if offsets is None or offsets.ndim != 1 or not len(offsets):
             raise ValueError("array 'visits_offsets' must be there")
+        vectors = arrays.get("vectors")
+        if vectors is None or vectors.dtype != np.float32 or vectors.ndim != 2:
+            raise ValueError("array 'vectors' must be float32 with two axes")
+        if config.embedding > 0 and len(vectors) != items:
+            raise ValueError(f"array 'vectors' has {len(vectors)} rows, expected {items}")
         return SessionModel(
             Neighbours.from_arrays(arrays, "visits", len(offsets) - 1),
             Neighbours.from_arrays(arrays, "of_item", items),
             Neighbours.from_arrays(arrays, "transitions", items),
+            Neighbours.from_arrays(arrays, "likes", items),
+            vectors,
             checked(arrays, "rarity", np.float32, items),
             config,
         )
