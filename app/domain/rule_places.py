@@ -16,6 +16,9 @@ from typing import Final
 MAX_TRIES: Final = 5
 MAX_PLACES: Final = 1_000
 
+_FIRST: Final = [0]
+_NONE: Final[list[int]] = []
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FillPlace:
@@ -43,6 +46,7 @@ class SharePlace:
     percent: float
     first: int
     matches: Sequence[bool]  # one a candidate
+    members: Sequence[int]  # the candidates that match, the best first
     rank: int
 
 
@@ -85,7 +89,8 @@ class Plan:
     def _pins_alone(self, want: int) -> Places:
         """The order, with the pins in their places."""
         pinned = {candidate for candidate, _ in self.pins.values()}
-        rest = [candidate for candidate in range(self.ordinary) if candidate not in pinned]
+        enough = min(self.ordinary, want + len(pinned))
+        rest = [candidate for candidate in range(enough) if candidate not in pinned]
         length = min(want, len(rest) + len(pinned))
         pins = self.pins_within(length)
         others = iter(rest)
@@ -132,55 +137,56 @@ class _Placing:
             sum(1 for c in range(plan.count) if fill.matches[c] and not self._used[c])
             for fill in plan.fills
         ]
-        self._caps = list(plan.caps)
+        # Values, how often each is there, how often it may be, among how many.
+        self._caps: list[tuple[Sequence[tuple[int, ...]], dict[int, int], int, int]] = [
+            (cap.values, {}, cap.count, cap.first) for cap in plan.caps
+        ]
         self._caps_until = min((cap.first for cap in plan.caps), default=MAX_PLACES)
-        self._counts: list[dict[int, int]] = [{} for _ in plan.caps]
         for slot, (candidate, _) in self._pins.items():
             self._count(candidate, slot)
-        self._members = [
-            [c for c in range(plan.count) if share.matches[c]] for share in plan.shares
-        ]
         self._has = [0] * len(plan.shares)
         self._required = [self._requirements(share) for share in plan.shares]
 
     def run(self) -> Places:
+        places, plan, pins = self._places, self._plan, self._pins
+        candidates, slotted, ranks = places.candidates, places.slotted, places.ranks
         for slot in range(1, self._length + 1):
-            self._open_caps(slot)
-            pin = self._pins.get(slot)
-            if pin is not None:
-                self._put(pin[0], slotted=True, rank=pin[1])
-                continue
-            candidate, slotted, rank = self._next(slot)
-            if candidate < 0:
-                # Nothing more fits before the next pin: the list is shorter than was thought.
-                for later in sorted(s for s in self._pins if s > slot):
-                    self._put(self._pins[later][0], slotted=True, rank=self._pins[later][1])
-                break
-            self._used[candidate] = 1
-            self._count(candidate, slot)
-            for i, fill in enumerate(self._plan.fills):
-                self._left[i] -= fill.matches[candidate]
-            self._put(candidate, slotted=slotted, rank=rank)
+            if slot > self._caps_until:
+                self._open_caps(slot)
+            if slot in pins:
+                candidate, rank = pins[slot]
+                fixed = True
+            else:
+                candidate, fixed, rank = self._next(slot)
+                if candidate < 0:
+                    break
+                self._used[candidate] = 1
+                if self._caps:
+                    self._count(candidate, slot)
+                for i, fill in enumerate(plan.fills):
+                    self._left[i] -= fill.matches[candidate]
+            candidates.append(candidate)
+            slotted.append(fixed)
+            ranks.append(rank)
+            for i, share in enumerate(plan.shares):
+                if slot <= share.first:
+                    self._has[i] += share.matches[candidate]
+        for slot in sorted(slot for slot in pins if slot > len(candidates)):
+            # Nothing more fits before the next pin: the list is shorter than was thought.
+            candidates.append(pins[slot][0])
+            slotted.append(True)
+            ranks.append(pins[slot][1])
         for i, required in enumerate(self._required):
             if self._has[i] < required[-1]:
-                share = self._plan.shares[i]
-                self._places.missed_shares.append((share.rank, self._has[i], required[-1]))
-        return self._places
-
-    def _put(self, candidate: int, *, slotted: bool, rank: int) -> None:
-        places = self._places
-        places.candidates.append(candidate)
-        places.slotted.append(slotted)
-        places.ranks.append(rank)
-        for i, share in enumerate(self._plan.shares):
-            if len(places.candidates) <= share.first:
-                self._has[i] += share.matches[candidate]
+                share = plan.shares[i]
+                places.missed_shares.append((share.rank, self._has[i], required[-1]))
+        return places
 
     def _next(self, slot: int) -> tuple[int, bool, int]:
         """The candidate for a slot, whether it is fixed there, and the rule that put it there;
         a candidate of -1: none."""
-        fill_number = self._fill_at.get(slot)
-        if fill_number is not None:
+        if slot in self._fill_at:
+            fill_number = self._fill_at[slot]
             self._needed[fill_number] -= 1
             fill = self._plan.fills[fill_number]
             for candidate in range(self._plan.count):
@@ -198,13 +204,14 @@ class _Placing:
         end = self._plan.ordinary
         while self._head < end and used[self._head]:
             self._head += 1
+        caps, fills = self._caps, self._plan.fills
         for candidate in range(self._head, end):
             if used[candidate]:
                 continue
-            if self._capped(candidate):
+            if caps and self._capped(candidate):
                 used[candidate] = 2  # looked at no more, until a cap's positions have passed
                 self._parked.append(candidate)
-            elif not self._reserved(candidate):
+            elif not fills or not self._reserved(candidate):
                 return candidate
         return -1
 
@@ -212,11 +219,11 @@ class _Placing:
         """The best candidate of all shares that are due, else of the first that has one."""
         shares = self._plan.shares
         if len(demanded) > 1:
-            for candidate in self._members[demanded[0]]:
+            for candidate in shares[demanded[0]].members:
                 if all(shares[i].matches[candidate] for i in demanded) and self._fits(candidate):
                     return candidate
         for i in demanded:
-            for candidate in self._members[i]:
+            for candidate in shares[i].members:
                 if self._fits(candidate):
                     return candidate
         return -1
@@ -235,26 +242,22 @@ class _Placing:
         )
 
     def _capped(self, candidate: int) -> bool:
-        for cap, counts in zip(self._caps, self._counts, strict=True):
-            for value in cap.values[candidate]:
-                if counts.get(value, 0) >= cap.count:
+        for values, counts, most, _ in self._caps:
+            for value in values[candidate]:
+                if counts.get(value, 0) >= most:
                     return True
         return False
 
     def _count(self, candidate: int, slot: int) -> None:
-        for cap, counts in zip(self._caps, self._counts, strict=True):
-            if slot <= cap.first:
-                for value in cap.values[candidate]:
+        for values, counts, _, first in self._caps:
+            if slot <= first:
+                for value in values[candidate]:
                     counts[value] = counts.get(value, 0) + 1
 
     def _open_caps(self, slot: int) -> None:
         """Forget the caps whose positions have passed; what waited for that may come."""
-        if slot <= self._caps_until:
-            return
-        kept = [i for i, cap in enumerate(self._caps) if slot <= cap.first]
-        self._caps = [self._caps[i] for i in kept]
-        self._counts = [self._counts[i] for i in kept]
-        self._caps_until = min((cap.first for cap in self._caps), default=MAX_PLACES)
+        self._caps = [cap for cap in self._caps if slot <= cap[3]]
+        self._caps_until = min((cap[3] for cap in self._caps), default=MAX_PLACES)
         for candidate in self._parked:
             self._used[candidate] = 0
         if self._parked:
@@ -263,13 +266,14 @@ class _Placing:
 
     def _demanded(self, slot: int) -> list[int]:
         """Shares that must have one here, the first rule's first."""
+        if len(self._required) == 1:
+            required = self._required[0]
+            return _FIRST if slot < len(required) and self._has[0] < required[slot] else _NONE
         due = [
             i
             for i, required in enumerate(self._required)
             if slot < len(required) and self._has[i] < required[slot]
         ]
-        if len(self._plan.shares) < 2:
-            return due
         lacking = []
         total = 0
         end = self._length

@@ -27,9 +27,9 @@ against the leaving out by rules of a lower priority than its own (of an equal o
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from math import ceil, inf
+from math import inf
 from typing import Final
 
 import numpy as np
@@ -37,12 +37,12 @@ import numpy.typing as npt
 
 from app.domain import rule_action as act
 from app.domain.rule_activation import Facts
+from app.domain.rule_assembly import Assembly, minute_of, take
 from app.domain.rule_compile import CompiledRules, PodRules
 from app.domain.rule_items import ItemExpression
-from app.domain.rule_places import CapPlace, FillPlace, Places, Plan, SharePlace
+from app.domain.rule_places import Places
 from app.domain.rule_program import KEEP, Program
-from app.domain.rule_table import ItemTest
-from app.domain.selection import BROUGHT, Admits, Pool
+from app.domain.selection import Admits, Pool
 from vitrine_sdk import BoolArray, FloatArray, IntArray
 
 OVERFETCH: Final = 5
@@ -149,7 +149,7 @@ class RequestRuling:
         said = program.says(self._rules.signatures.of(rows)).drop
         dropped = np.full(len(rows), KEEP, np.int32) if said is None else said
         for test, inverse, rank in program.timed_drops:
-            _leave_out(dropped, test.evaluate(rows, _minute(facts.now)) != inverse, rank)
+            _leave_out(dropped, test.evaluate(rows, minute_of(facts.now)) != inverse, rank)
         for action, rule in program.relatives:
             kept = self._rules.seed_comparison.kept(action, rows, facts)
             if kept is not None:
@@ -169,8 +169,16 @@ class RequestRuling:
         order = self._order(program, pool)
         if not program.places:
             chosen = order[:want]
-            return Arranged(_take(pool, chosen), program, order, None)
-        placing = _Assembly(self._rules, self, program, self._facts, admits, pool, order)
+            return Arranged(take(pool, chosen), program, order, None)
+        placing = Assembly(
+            self._rules,
+            program,
+            self._facts,
+            admits,
+            lambda rows: self.dropped(program, rows, None),
+            pool,
+            order,
+        )
         places, ordered = placing.place(want)
         return Arranged(ordered, program, order, places)
 
@@ -189,13 +197,13 @@ class RequestRuling:
             return None
         boost = program.says(self._rules.signatures.of(rows)).boost
         for test, weight in program.timed_boosts:
-            hits = test.evaluate(rows, _minute(self._facts.now)).astype(np.float32) * weight
+            hits = test.evaluate(rows, minute_of(self._facts.now)).astype(np.float32) * weight
             boost = hits if boost is None else boost + hits
         return boost
 
     def says(self, items: ItemExpression, rule_set: int, rows: IntArray) -> BoolArray:
         """What an item expression of one of the active rules says of rows."""
-        return self._rules.bind(items, rule_set).evaluate(rows, _minute(self._facts.now))
+        return self._rules.bind(items, rule_set).evaluate(rows, minute_of(self._facts.now))
 
     def rotated(self, pool: Pool) -> IntArray:
         """The order after equals have changed places; the pool's where no rule rotates."""
@@ -228,175 +236,6 @@ class RequestRuling:
                 order[start:end] = start + np.argsort(np.array(turns, np.int64), kind="stable")
             start = end
         return order
-
-
-class _Assembly:
-    """Candidates, pinned items and the newest of the catalogue, made ready to be placed."""
-
-    def __init__(
-        self,
-        rules: CompiledRules,
-        ruling: RequestRuling,
-        program: Program,
-        facts: Facts,
-        admits: Admits,
-        pool: Pool,
-        order: IntArray,
-    ) -> None:
-        self._rules = rules
-        self._ruling = ruling
-        self._program = program
-        self._facts = facts
-        self._admits = admits
-        self._pool = pool
-        self._order = order
-        self._rows: list[IntArray] = [pool.rows[order]]
-        self._count = len(pool)
-        self._numbers: dict[int, int] = {}  # row → candidate
-
-    def place(self, want: int) -> tuple[Places, Pool]:
-        program = self._program
-        if program.claims or program.shares:  # else nothing is looked for
-            self._numbers = {row: i for i, row in enumerate(self._rows[0].tolist())}
-        pins, slots = self._claims(want)
-        wanted = [(test, len(found)) for (_, test), found in slots.items()]
-        wanted += [
-            (share.test, ceil(min(share.first, want) * share.percent / 100 - 1e-9))
-            for share in program.shares
-        ]
-        for test, need in wanted:
-            self._bring(test, need)
-        rows = self._rows[0] if len(self._rows) == 1 else np.concatenate(self._rows)
-        said = {id(test): self._said(test, rows) for test, _ in wanted}
-        plan = Plan(
-            ordinary=len(self._pool),
-            count=self._count,
-            pins=pins,
-            fills=[
-                FillPlace(frozenset(found), said[id(test)], rank)
-                for (rank, test), found in slots.items()
-            ],
-            caps=[
-                CapPlace(
-                    cap.action.count,
-                    cap.action.first,
-                    self._values(cap.action, rows),
-                    cap.rule.rank,
-                )
-                for cap in program.caps
-            ],
-            shares=[
-                SharePlace(share.percent, share.first, said[id(share.test)], share.rule.rank)
-                for share in program.shares
-            ],
-        )
-        places = plan.place(want)
-        return places, self._placed(places, rows)
-
-    def _claims(
-        self, want: int
-    ) -> tuple[dict[int, tuple[int, int]], dict[tuple[int, ItemTest], list[int]]]:
-        """Who has which slot: pins (slot → candidate, rank), and what fills which."""
-        pins: dict[int, tuple[int, int]] = {}
-        slots: dict[tuple[int, ItemTest], list[int]] = {}
-        taken: set[int] = set()
-        pinned: set[int] = set()
-        rows = self._pinnable(want)
-        for claim in self._program.claims:
-            if claim.slot > want or claim.slot in taken:
-                continue
-            if claim.test is not None:
-                slots.setdefault((claim.rule.rank, claim.test), []).append(claim.slot)
-            else:
-                assert claim.item_id is not None  # noqa: S101  # one of both
-                row = self._rules.index.row(claim.item_id)
-                stands = row in pinned or (
-                    (left_out := rows.get(row)) is None
-                    or (
-                        left_out != KEEP
-                        and self._rules.rules[left_out].rule.priority >= claim.rule.rule.priority
-                    )
-                )
-                if stands:
-                    continue
-                pinned.add(row)
-                pins[claim.slot] = (self._number(row), claim.rule.rank)
-            taken.add(claim.slot)
-        return pins, slots
-
-    def _pinnable(self, want: int) -> Mapping[int, int]:
-        """Rows of the pinned items that the request allows, with what leaves them out."""
-        index = self._rules.index
-        rows = self._program.pinned_rows(index, want)
-        if not len(rows):
-            return {}
-        rows = rows[index.available[rows] & self._admits(rows)]
-        if not len(rows):
-            return {}
-        dropped = self._ruling.dropped(self._program, rows, None)
-        return dict(zip(rows.tolist(), dropped.tolist(), strict=True))
-
-    def _number(self, row: int) -> int:
-        """The row's number among the candidates, behind them where it is none yet."""
-        number = self._numbers.get(row)
-        if number is None:
-            number = self._numbers[row] = self._count
-            self._rows.append(np.array([row], np.int32))
-            self._count += 1
-        return number
-
-    def _bring(self, test: ItemTest, need: int) -> None:
-        """Add the newest matching items of the catalogue where too few candidates match."""
-        have = sum(self._said(test, np.concatenate(self._rows)))
-        if have >= need:
-            return
-        minute = int(self._facts.now // 60)
-        rows = self._rules.newest.matching(test, minute)
-        fresh = [row for row in rows.tolist() if row not in self._numbers]
-        if not fresh:
-            return
-        rows = np.array(fresh, np.int32)
-        rows = rows[self._admits(rows)]
-        rows = rows[self._ruling.dropped(self._program, rows, None) == KEEP]
-        # A cap may have no room for some of them.
-        room = need - have if not self._program.caps else 4 * (need - have) + 10
-        for row in rows[:room].tolist():
-            self._number(row)
-
-    def _said(self, test: ItemTest, rows: IntArray) -> Sequence[bool]:
-        if test.number < 0:
-            return test.evaluate(rows, _minute(self._facts.now)).tolist()  # type: ignore[no-any-return]
-        signatures = self._rules.signatures
-        numbers = signatures.of(rows)
-        return signatures.membership[test.number, numbers].tolist()  # type: ignore[no-any-return]
-
-    def _values(self, cap: act.AtMost, rows: IntArray) -> Sequence[tuple[int, ...]]:
-        return self._rules.cap_values.of(cap, rows)
-
-    def _placed(self, places: Places, rows: IntArray) -> Pool:
-        pool = self._pool
-        chosen = np.array(places.candidates, np.int32)
-        slotted = np.array(places.slotted, np.bool_)
-        if self._count == len(pool):  # nothing was brought
-            return _take(pool, self._order[chosen], slotted)
-        offered = chosen < len(pool)
-        # Brought by a rule: no strategy's score, no strategy's reason.
-        at = self._order[np.where(offered, chosen, 0)] if len(pool) else chosen
-        scores = np.zeros(len(chosen), np.float32)
-        sources = np.full(len(chosen), BROUGHT, np.uint8)
-        reasons = np.zeros(len(chosen), np.uint8)
-        if len(pool):
-            scores[offered] = pool.scores[at[offered]]
-            sources[offered] = pool.sources[at[offered]]
-            reasons[offered] = pool.reasons[at[offered]]
-        return Pool(
-            rows[chosen],
-            scores,
-            sources,
-            reasons,
-            slotted,
-            pool.labels,
-        )
 
 
 def relevance(scores: FloatArray) -> npt.NDArray[np.float64]:
@@ -434,11 +273,6 @@ def _leave_out(dropped: IntArray, hits: BoolArray, rank: int) -> None:
     np.minimum(dropped, np.where(hits, np.int32(rank), KEEP), out=dropped)
 
 
-def _minute(now: float) -> float:
-    """Ages count from the whole minute, so that lists can be kept for one."""
-    return now // 60 * 60
-
-
 def _period_end(period: act.Period, now: float) -> float:
     seconds = PERIODS[period]
     return ((now - _MONDAY) // seconds + 1) * seconds + _MONDAY
@@ -450,17 +284,6 @@ def _mixed(value: int, seed: int) -> int:
     value ^= value >> 15
     value = value * 0x85EBCA77 & 0xFFFFFFFF
     return value ^ (value >> 13)
-
-
-def _take(pool: Pool, places: IntArray, slotted: BoolArray | None = None) -> Pool:
-    return Pool(
-        pool.rows[places],
-        pool.scores[places],
-        pool.sources[places],
-        pool.reasons[places],
-        slotted,
-        pool.labels,
-    )
 
 
 def ruling_for(
