@@ -60,6 +60,10 @@ ROBOT_AGENTS: Final = (
 )
 
 
+_AGENTS: Final = 2048  # User-Agents whose answer is kept
+_MAX_AGENT: Final = 400  # characters of one
+
+
 class Traffic(enum.StrEnum):
     SHOPPER = "shopper"
     ROBOT = "robot"
@@ -78,6 +82,7 @@ class TrafficRules:
             *(re.escape(part.lower()) for part in settings.robot_agents if part),
         )
         self._robot = re.compile("|".join(parts)).search
+        self._agents: dict[str, bool] = {}  # those seen lately: a shop sees few
         self._users = frozenset(settings.internal_user_ids)
         networks: list[ipaddress.IPv4Network | ipaddress.IPv6Network] = []
         wrong = []
@@ -91,7 +96,7 @@ class TrafficRules:
 
     def classify(self, agent: str, address: str | None, user_id: str | None) -> Traffic:
         """`agent`: the User-Agent; `address`: the shopper's IP address, where it is known."""
-        if agent and self._robot(agent.lower()):
+        if agent and self._is_robot(agent):
             return Traffic.ROBOT
         if user_id is not None and user_id in self._users:
             return Traffic.INTERNAL
@@ -103,6 +108,16 @@ class TrafficRules:
             if any(ip in network for network in self._networks):
                 return Traffic.INTERNAL
         return Traffic.SHOPPER
+
+    def _is_robot(self, agent: str) -> bool:
+        known = self._agents.get(agent)
+        if known is None:
+            known = self._robot(agent.lower()) is not None
+            if len(agent) <= _MAX_AGENT:
+                if len(self._agents) >= _AGENTS:
+                    self._agents.clear()
+                self._agents[agent] = known
+        return known
 
 
 def may_track(settings: TrackingSettings, consent: bool | None, *, refusal_signal: bool) -> bool:

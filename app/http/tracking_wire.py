@@ -118,8 +118,10 @@ _ADD_TO_CART: Final = "add_to_cart"  # a conversion's type where it says none
 
 # Parameters of every action that become a field of the event, or say nothing that is kept.
 _COMMON: Final = frozenset(
-    ("key", "i", "s", "ui", "_dt", "beacon", "action", "consent", "section", "order_id")
-    + ("result_id", "pod_id", "strategy_id", "revenue")
+    [
+        *("key", "i", "s", "ui", "_dt", "beacon", "action", "consent", "section", "order_id"),
+        *("result_id", "pod_id", "strategy_id", "revenue"),
+    ]
 )
 
 
@@ -227,7 +229,10 @@ def event_time(stated_at: float | None, received: float) -> float:
 
 def identifier(parameters: Mapping[str, Any], name: str) -> str | None:
     """An id, which JSON may give as a number; an empty one is none."""
-    return as_identifier(parameters.get(name), name)
+    value = parameters.get(name)
+    if type(value) is str and 0 < len(value) <= MAX_ID and "\x00" not in value:
+        return value  # nearly always
+    return as_identifier(value, name)
 
 
 def as_identifier(value: Any, field: str) -> str | None:
