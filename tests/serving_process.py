@@ -12,7 +12,7 @@ from pathlib import Path
 
 from aiohttp import web
 
-from app.cli.serve import serve_forever
+from app.cli.serving import serve_forever
 from app.domain.merchant import Credential
 from app.http.application import build
 from app.http.health import HealthHandler, Readiness

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import os
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -17,8 +18,8 @@ from app.http.server import Place, Server, Service
 from app.telemetry.logs import get as get_log
 
 PATIENCE: Final = 2.0
-"""Seconds that new connections wait, in the listening socket, for a process that is warming up.
-After them they are answered, with 503 where need be."""
+"""Seconds that new connections wait, in the listening socket, for a process that is warming up
+where no other one serves. After them they are answered, with 503 where need be."""
 
 _log = get_log("server")
 
@@ -31,45 +32,98 @@ class Stopping:
     delay: float = 0.0  # seconds of full service, while readiness tells load balancers to go
 
 
+@dataclass(frozen=True, slots=True)
+class Inherited:
+    """What a process has from its parent."""
+
+    sockets: Sequence[socket.socket]  # one a slot
+    parent: int  # reading end of a pipe that ends when the parent does
+    control: int  # reading end of the pipe through which `Doors` is told of the others
+    tell_ready: Callable[[], None]  # to be called once the service has started
+
+
+class Doors:
+    """On which of the sockets this process accepts connections: once it is warm its own, and those
+    of processes that cannot serve now (killed, or still warming up), so that nobody waits while
+    anyone can serve."""
+
+    def __init__(self, server: Server, sockets: Sequence[socket.socket], own: int) -> None:
+        self._server = server
+        self._sockets = sockets
+        self._own = own
+        self._open: dict[int, asyncio.Server] = {}
+        self._deserted: frozenset[int] = frozenset()
+        self._others_serve = False
+        self._warm = self._impatient = False
+        self._changed = asyncio.Event()
+        self._rest = b""
+
+    def warm(self) -> None:
+        self._warm = True
+        self._changed.set()
+
+    def impatient(self) -> None:
+        self._impatient = True
+        self._changed.set()
+
+    def hear(self, control: int) -> None:
+        """The parent tells, a line each time: the slots of which no process is ready."""
+        *lines, self._rest = (self._rest + os.read(control, 4096)).split(b"\n")
+        if lines:
+            self._deserted = frozenset(int(slot) for slot in lines[-1].split())
+            self._others_serve = len(self._deserted) < len(self._sockets)
+            self._changed.set()
+
+    async def run(self) -> None:
+        """Opens and closes, until it is cancelled."""
+        while True:
+            await self._changed.wait()
+            self._changed.clear()
+            if self._warm:
+                wanted = {self._own, *self._deserted}
+            else:
+                wanted = {self._own} if self._impatient and not self._others_serve else set()
+            for slot in self._open.keys() - wanted:
+                self._open.pop(slot).close()
+            for slot in wanted - self._open.keys():
+                self._open[slot] = await self._server.listen(self._sockets[slot].dup())
+
+
 def run(
     build: Callable[[Place], Service],
     place: Place,
-    listening: socket.socket,
+    inherited: Inherited,
     stopping: Stopping,
-    *,
-    parent: int,
-    ready: Callable[[], None],
 ) -> int:
-    """Serve on `listening` until SIGTERM, or until the parent has gone: `parent` is the reading end
-    of a pipe that it holds open. `ready` is called once the service has started.
+    """Serve until SIGTERM, or until the parent has gone.
 
     Returns the process' exit code: 0, or 1 where the service could not start.
     """
-    return uvloop.run(_serve(build, place, listening, stopping, parent, ready))
+    return uvloop.run(_serve(build, place, inherited, stopping))
 
 
 async def _serve(
     build: Callable[[Place], Service],
     place: Place,
-    listening: socket.socket,
+    inherited: Inherited,
     stopping: Stopping,
-    parent: int,
-    ready: Callable[[], None],
 ) -> int:
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, stop.set)
     loop.add_signal_handler(signal.SIGINT, lambda: None)  # Ctrl-C: the parent decides
-    loop.add_reader(parent, stop.set)
+    loop.add_reader(inherited.parent, stop.set)
 
     service = build(place)
     service.readiness.warm = False
     server = Server(service.application, service.limits)
     await server.start()
+    doors = Doors(server, inherited.sockets, place.slot)
+    opening = asyncio.ensure_future(doors.run())
+    loop.add_reader(inherited.control, doors.hear, inherited.control)
+    loop.call_later(PATIENCE, doors.impatient)
     asked = asyncio.ensure_future(stop.wait())
     starting = asyncio.ensure_future(service.start())
-    await asyncio.wait((starting, asked), timeout=PATIENCE, return_when=asyncio.FIRST_COMPLETED)
-    await server.listen(listening)
     await asyncio.wait((starting, asked), return_when=asyncio.FIRST_COMPLETED)
 
     failed = starting.done() and starting.exception() is not None
@@ -80,19 +134,23 @@ async def _serve(
         gc.freeze()  # what lives as long as the process is not looked through again
         service.readiness.warm = True
         place.metrics.ready.set(1)
-        ready()
+        doors.warm()
+        inherited.tell_ready()
         _log.info("serving", slot=place.slot)
         await asked
-    loop.remove_reader(parent)
+    loop.remove_reader(inherited.parent)
+    loop.remove_reader(inherited.control)
     service.readiness.draining = True
     place.metrics.ready.set(0)
     _log.info("draining", slot=place.slot, connections=server.connections)
     if not failed:
         await asyncio.sleep(stopping.delay)
-    asked.cancel()
-    starting.cancel()
+    for task in (asked, starting, opening):
+        task.cancel()
     with contextlib.suppress(asyncio.CancelledError, Exception):  # it is logged above
         await starting
+    for listening in inherited.sockets:
+        listening.close()
     await server.stop(stopping.grace)
     await service.stop()
     _log.info("stopped", slot=place.slot)

@@ -1,9 +1,10 @@
 """Server processes side by side on one port, and the process that watches over them.
 
 The supervisor makes one listening socket a worker (SO_REUSEPORT) **before** it forks, and keeps
-them open: connections that wait in the socket of a worker that was killed are served by its
-successor, not refused. It starts no thread and no event loop, so that forking it is safe; workers
-share the memory of everything that was imported before.
+them open: connections that wait in the socket of a worker that was killed are served by the other
+workers, which are told of it, until its successor is warm; none is refused. It starts no thread and
+no event loop, so that forking it is safe; workers share the memory of everything that was imported
+before.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Final
 
-from app.cli.server_process import Stopping
+from app.cli.server_process import Inherited, Stopping
 from app.http.server import listening_socket
 from app.telemetry import metrics
 from app.telemetry.logs import get as get_log
@@ -55,16 +56,13 @@ class Worker:
 
     slot: int  # its place on the port: which listening socket
     files: int  # its place among the metrics' files
-    listening: socket.socket
-    parent: int  # reading end of a pipe that ends when the supervisor does
+    inherited: Inherited
     metrics_directory: Path
-    status: int = -1  # the worker writes a byte when it is ready; the supervisor reads
+    status: int  # the supervisor reads here when the worker is ready
+    control: int  # and writes here which slots have no worker that is ready
     pid: int = 0
     ready: bool = False
     stopping: float | None = None  # monotonic time at which it is killed
-
-    def tell_ready(self) -> None:
-        os.write(self.status, b"r")
 
 
 @dataclass(slots=True)
@@ -100,6 +98,7 @@ class Supervisor:
     _killing: bool = False  # asked again, by somebody who waits at a terminal
     _rolling: list[int] = field(default_factory=list)  # slots that are still to be replaced
     _gave_up: bool = False
+    _deserted: tuple[int, ...] | None = None  # slots without a ready worker, as workers were told
 
     def run(self) -> int:
         """Serve until told to stop. Returns an `Exit`."""
@@ -220,23 +219,32 @@ class Supervisor:
         files = number
         if slot.worker is not None and slot.worker.files == number:
             files += len(self._slots)  # beside the one that it is to replace
-        reading, writing = os.pipe()
-        worker = Worker(number, files, slot.listening, self._pipe[0], self._directory)
+        status, telling = os.pipe()
+        hearing, control = os.pipe()
+        inherited = Inherited(
+            [each.listening for each in self._slots],
+            self._pipe[0],
+            hearing,
+            lambda: _write(telling, b"r"),
+        )
+        worker = Worker(number, files, inherited, self._directory, status, control)
         # A signal between the fork and the child's own handlers would be lost in the child.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
-        pid = os.fork()
-        if pid == 0:
-            worker.status = writing
-            self._become(worker, reading, before)
+        worker.pid = os.fork()
+        if worker.pid == 0:
+            self._become(worker, before)
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        os.close(writing)
-        worker.pid, worker.status = pid, reading
-        os.set_blocking(reading, False)
-        self._selector.register(reading, selectors.EVENT_READ, worker)
-        _log.info("worker_started", slot=number, worker=pid)
+        os.close(telling)
+        os.close(hearing)
+        os.set_blocking(status, False)
+        os.set_blocking(control, False)
+        self._selector.register(status, selectors.EVENT_READ, worker)
+        if self._deserted is not None:
+            self._tell(worker, self._deserted)
+        _log.info("worker_started", slot=number, worker=worker.pid)
         return worker
 
-    def _become(self, worker: Worker, reading: int, mask: set[signal.Signals | int]) -> None:
+    def _become(self, worker: Worker, mask: set[signal.Signals | int]) -> None:
         """In the child: never returns."""
         code = 70
         try:
@@ -246,18 +254,30 @@ class Supervisor:
                 signal.signal(number, signal.SIG_IGN if theirs else signal.SIG_DFL)
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             self._selector.close()
-            os.close(reading)
             os.close(self._pipe[1])
-            for other in self._all():
+            for other in (worker, *self._all()):
                 os.close(other.status)
-            for slot in self._slots:
-                if slot.listening is not worker.listening:
-                    slot.listening.close()
+                os.close(other.control)
             code = self.body(worker)
         except BaseException as error:  # noqa: BLE001  # nothing may unwind into the parent's frames
             _log.error("worker_failed", slot=worker.slot, exc_info=error)
         finally:
             os._exit(code)  # the parent's exit handlers are not the child's
+
+    def _tell_all(self) -> None:
+        """Workers that are ready serve in the place of those that are not."""
+        deserted = tuple(
+            number
+            for number, slot in enumerate(self._slots)
+            if not any(w is not None and w.ready for w in (slot.worker, slot.successor))
+        )
+        if deserted != self._deserted:
+            self._deserted = deserted
+            for worker in self._all():
+                self._tell(worker, deserted)
+
+    def _tell(self, worker: Worker, deserted: tuple[int, ...]) -> None:
+        _write(worker.control, " ".join(map(str, deserted)).encode() + b"\n")
 
     def _read(self, key: selectors.SelectorKey) -> None:
         worker = key.data
@@ -270,6 +290,7 @@ class Supervisor:
             return
         worker.ready = True
         self._slots[worker.slot].failures = 0
+        self._tell_all()
         if not self._announced and all(s.worker and s.worker.ready for s in self._slots):
             self._announced = True
             _log.info("ready", url=self.url, workers=self.workers)
@@ -288,6 +309,7 @@ class Supervisor:
         with contextlib.suppress(KeyError):
             self._selector.unregister(worker.status)
         os.close(worker.status)
+        os.close(worker.control)
         metrics.forget(self._directory, worker.files)
         slot = self._slots[worker.slot]
         expected = worker.stopping is not None
@@ -300,6 +322,7 @@ class Supervisor:
                 _log.error("restart_abandoned", slot=worker.slot)
             return
         slot.worker, slot.successor = slot.successor, None
+        self._tell_all()
         if slot.worker is not None:
             self._rolling = [number for number in self._rolling if number != worker.slot]
         if worker.ready or expected:
@@ -330,3 +353,8 @@ class Supervisor:
     def _signal(self, worker: Worker, number: signal.Signals) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.kill(worker.pid, number)
+
+
+def _write(descriptor: int, line: bytes) -> None:
+    with contextlib.suppress(BrokenPipeError, BlockingIOError):  # it ends; SIGCHLD tells how
+        os.write(descriptor, line)

@@ -139,9 +139,10 @@ class Server:
     async def start(self) -> None:
         await self._runner.setup()
 
-    async def listen(self, listening: socket.socket) -> None:
-        """Accept connections on a listening socket, which is this server's from now on. Where
-        another process has it too, connections that wait in it at the end are that one's."""
+    async def listen(self, listening: socket.socket) -> asyncio.Server:
+        """Accept connections on a listening socket, which is this server's from now on, until what
+        is returned is closed. Where another process has the socket too, connections that wait in
+        it then are that one's."""
         loop = asyncio.get_running_loop()
         server = self._runner.server
         if server is None:
@@ -150,9 +151,9 @@ class Server:
         def connection() -> _Protocol:
             return _Protocol(server, loop=loop, **self._arguments)  # type: ignore[arg-type]  # a dict
 
-        self._listeners.append(
-            await loop.create_server(connection, sock=listening, backlog=BACKLOG)
-        )
+        listener = await loop.create_server(connection, sock=listening, backlog=BACKLOG)
+        self._listeners.append(listener)
+        return listener
 
     @property
     def connections(self) -> int:

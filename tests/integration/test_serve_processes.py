@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import psutil
 import pytest
 
 ROOT = Path(__file__).parents[2]
@@ -131,6 +132,46 @@ def test_two_workers_serve_and_a_killed_one_is_replaced(
     assert len(again & first) == 1
     (ended,) = running.events("worker_ended")
     assert (ended["worker"], ended["code"]) == (killed, -signal.SIGKILL)
+    assert running.stop() == 0
+
+
+def test_others_serve_for_a_killed_worker_until_its_successor_is_warm(
+    start: Callable[[int], Running], tmp_path: Path
+) -> None:
+    running = start(2)
+    killed, other = sorted(running.spread(2))
+    (tmp_path / "hold_start").touch()
+    os.kill(killed, signal.SIGKILL)
+    running.until(lambda: len(running.events("worker_started")) == 3)
+    # Half of these connections come to the dead worker's socket; its successor is not warm.
+    assert {running.get("/pid") for _ in range(40)} == {(200, str(other))}
+    (tmp_path / "hold_start").unlink()
+    again = running.spread(2)
+    assert other in again
+    assert killed not in again
+    assert running.stop() == 0
+
+
+def test_a_lone_worker_says_that_it_is_starting(
+    start: Callable[[int], Running], tmp_path: Path
+) -> None:
+    (tmp_path / "hold_start").touch()
+    running = start(1)
+    port: list[int] = []
+
+    def listens() -> bool:
+        connections = psutil.Process(running.process.pid).net_connections(kind="tcp")
+        port[:] = [each.laddr.port for each in connections if each.status == psutil.CONN_LISTEN]
+        return bool(port)
+
+    running.until(listens)
+    (tmp_path / "url").write_text(f"http://127.0.0.1:{port[0]}")
+    assert running.get("/pid")[0] == 503
+    status, body = running.get("/health/ready")
+    assert (status, json.loads(body)["missing"][0]["name"]) == (503, "warm-up")
+    assert running.get("/health/live")[0] == 200
+    (tmp_path / "hold_start").unlink()
+    running.until(lambda: running.get("/pid")[0] == 200)
     assert running.stop() == 0
 
 
@@ -251,7 +292,7 @@ def test_workers_do_not_outlive_a_killed_supervisor(start: Callable[[int], Runni
 
 def test_an_address_that_is_taken_is_named(tmp_path: Path) -> None:
     code = (
-        "import socket; from app.cli.serve import serve_forever; from app.settings import Settings;"
+        "import socket; from app.cli.serving import serve_forever; from app.settings import Settings;"
         "taken = socket.create_server(('127.0.0.1', 0));"
         "settings = Settings(port=taken.getsockname()[1]);"
         "raise SystemExit(serve_forever(settings, None))"

@@ -21,7 +21,7 @@ from app.cli.demo.shop import PAGES, PODS, ShopError, ShopSource
 from app.cli.demo.shop_catalogue import SqliteShopCatalogue
 from app.cli.demo.storefront_client import Installing
 from app.cli.demo.supermarket import SupermarketSource
-from app.cli.serve import serve_forever
+from app.cli.serving import serve_forever
 from app.cli.wiring import opened_settings
 from app.domain.errors import VitrineError
 from app.embedded import EmbeddedError
