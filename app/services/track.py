@@ -116,13 +116,11 @@ class Spool(Protocol):
 
 
 class Observer(Protocol):
-    """Counts. `app.telemetry` has no part in what happens here."""
+    """Counts: see `services.tracking_metrics`."""
 
     def committed(self, events: int, seconds: float) -> None: ...
 
     def received(self, event: Event, outcome: str) -> None: ...
-
-    def depth(self, queued: int, spooled_bytes: int) -> None: ...
 
 
 class _Waiting(NamedTuple):
@@ -182,6 +180,11 @@ class Tracker:
     def spooling(self) -> bool:
         """Whether events go to the spool now: the event log is away, or is catching up."""
         return self._spooling
+
+    @property
+    def queued(self) -> int:
+        """Events that wait for a commit."""
+        return self._queued
 
     async def start(self) -> None:
         for number in range(self._committers):
@@ -260,7 +263,6 @@ class Tracker:
             return
         if self._observer is not None:
             self._observer.committed(len(events), time.perf_counter() - started)
-            self._observer.depth(self._queued, self._spool.bytes if self._spool else 0)
         # The next group need not wait until Redis knows of this one.
         task = asyncio.create_task(self._acknowledge(group, events, appended))
         self._acknowledging.add(task)
