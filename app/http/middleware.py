@@ -184,7 +184,7 @@ def _allow_origin(request: web.Request, headers: CIMultiDict[str]) -> None:
     origin = request.headers.get(hdrs.ORIGIN)
     if origin is not None:
         headers[hdrs.ACCESS_CONTROL_ALLOW_ORIGIN] = origin
-        headers[hdrs.ACCESS_CONTROL_EXPOSE_HEADERS] = f"{REQUEST_ID}, Retry-After"
+        headers[hdrs.ACCESS_CONTROL_EXPOSE_HEADERS] = f"{REQUEST_ID}, Retry-After, Vitrine-Degraded"
         headers.add(hdrs.VARY, hdrs.ORIGIN)
 
 
