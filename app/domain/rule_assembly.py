@@ -36,14 +36,15 @@ class Assembly:
         self._dropped = dropped
         self._pool = pool
         self._order = order
-        self._rows: list[IntArray] = [pool.rows[order]]
+        self._offered = pool.rows[order]
+        self._brought: list[int] = []  # rows that no strategy offered
         self._count = len(pool)
         self._numbers: dict[int, int] = {}  # row → candidate
 
     def place(self, want: int) -> tuple[Places, Pool]:
         program = self._program
         if program.claims or program.shares:  # else nothing is looked for
-            self._numbers = dict(zip(self._rows[0].tolist(), range(self._count), strict=True))
+            self._numbers = dict(zip(self._offered.tolist(), range(self._count), strict=True))
         pins, slots = self._claims(want)
         said = self._asked(want, slots)
         rows = self._all_rows()
@@ -150,7 +151,7 @@ class Assembly:
         number = self._numbers.get(row)
         if number is None:
             number = self._numbers[row] = self._count
-            self._rows.append(np.array([row], np.int32))
+            self._brought.append(row)
             self._count += 1
         return number
 
@@ -180,7 +181,9 @@ class Assembly:
         }
 
     def _all_rows(self) -> IntArray:
-        return self._rows[0] if len(self._rows) == 1 else np.concatenate(self._rows)
+        if not self._brought:
+            return self._offered
+        return np.concatenate((self._offered, np.array(self._brought, np.int32)))
 
     def _placed(self, places: Places, rows: IntArray) -> Pool:
         pool = self._pool
