@@ -292,7 +292,8 @@ def test_workers_do_not_outlive_a_killed_supervisor(start: Callable[[int], Runni
 
 def test_an_address_that_is_taken_is_named(tmp_path: Path) -> None:
     code = (
-        "import socket; from app.cli.serving import serve_forever; from app.settings import Settings;"
+        "import socket;"
+        "from app.cli.serving import serve_forever; from app.settings import Settings;"
         "taken = socket.create_server(('127.0.0.1', 0));"
         "settings = Settings(port=taken.getsockname()[1]);"
         "raise SystemExit(serve_forever(settings, None))"
