@@ -25,6 +25,7 @@ from typing import Any
 
 from measure import (
     LOAD_CORE,
+    SERVER_CORE,
     Round,
     Server,
     closed_loop,
@@ -112,7 +113,11 @@ def node_peer() -> Path | None:
 
 
 def vitrine(
-    running: Stores, *, without: str | None = None, also: Mapping[str, str] | None = None
+    running: Stores,
+    *,
+    without: str | None = None,
+    also: Mapping[str, str] | None = None,
+    core: int | None = SERVER_CORE,
 ) -> Server:
     port = free_port()
     program = (
@@ -124,6 +129,7 @@ def vitrine(
         "vitrine" if without is None else f"vitrine without {without}",
         [*program, "--port", str(port)],
         port,
+        core=core,
         environment={**running.environment, **(also or {})},
         ready="/health/ready",
     )

@@ -92,19 +92,23 @@ class Server:
         command: Sequence[str],
         port: int,
         *,
-        core: int = SERVER_CORE,
+        core: int | None = SERVER_CORE,
         environment: Mapping[str, str] | None = None,
         wait: float = 120.0,
         ready: str | None = None,
     ) -> None:
-        """Args: ready: a path that answers 200 once the server is ready; None: the port."""
+        """
+        Args:
+            core: None: all of them.
+            ready: a path that answers 200 once the server is ready; None: the port will do.
+        """
         self.name = name
         self.port = port
         self._log = tempfile.NamedTemporaryFile(  # noqa: SIM115  # closed with the process
             prefix=f"bench-{name}-", suffix=".log"
         )
         self._process = subprocess.Popen(
-            ["taskset", "-c", str(core), *command],
+            [*(() if core is None else ("taskset", "-c", str(core))), *command],
             env={**os.environ, **(environment or {})},
             stdout=self._log,
             stderr=subprocess.STDOUT,

@@ -384,7 +384,7 @@ async def _peers(
     chain = Chain(StrategyRunner(metrics), metrics, overfetch=5)
     by_id = {item["id"]: item for item in items}
     number = {item["id"]: n for n, item in enumerate(items)}
-    with Redis(unix_socket_path=stores.peers_redis) as client:
+    with Redis(unix_socket_path=stores.peers_redis, socket_timeout=600) as client:
         client.flushall()
         features = container.item_features()
         ids = [ItemId(item["id"]) for item in items]
