@@ -24,6 +24,7 @@ from app.http.admin_pods import AdminPods
 from app.http.admin_rule_previews import AdminRulePreviews
 from app.http.admin_rule_versions import AdminRuleVersions
 from app.http.admin_rules import AdminRules
+from app.http.admin_running import AdminRunning
 from app.http.admin_strategies import AdminStrategies
 from app.http.catalogue import CatalogueHandler, ItemGroupsHandler
 from app.http.catalogue_files import CatalogueFilesHandler, CatalogueTasksHandler
@@ -41,6 +42,7 @@ from app.plugins.artefacts import ArtefactStore
 from app.plugins.discovery import discover
 from app.plugins.fitting import ChildFitter
 from app.plugins.model_loader import ArtefactModelLoader
+from app.plugins.process_runner import StrategyProcesses
 from app.plugins.runner import SUPPORTED_MODES, StrategyRunner
 from app.postgres.audit import AuditLog
 from app.postgres.catalogue import Catalogue
@@ -274,10 +276,15 @@ class Container(containers.DeclarativeContainer):
     # Serving
 
     rules_compiler = providers.Singleton(MerchantRulesCompiler)
+    strategy_processes = providers.Singleton(
+        StrategyProcesses,
+        memory_mib=settings.provided.strategy_memory_mib,
+        patience=settings.provided.request_budget,
+    )
     serving = providers.Singleton(
         Serving,
         configuration_reader,
-        providers.Singleton(ArtefactModelLoader, artefacts, strategies),
+        providers.Singleton(ArtefactModelLoader, artefacts, strategies, strategy_processes),
         indexes,
         rules_compiler,
         poll_seconds=settings.provided.poll_seconds,
@@ -386,5 +393,6 @@ class Container(containers.DeclarativeContainer):
             providers.Singleton(RuleReach, indexes),
         ),
         providers.Singleton(AdminAudit, audit_log),
+        providers.Singleton(AdminRunning, serving, runner),
     )
     rate_limit = providers.Singleton(RateLimit)

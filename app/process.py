@@ -73,6 +73,7 @@ class ServingProcess:
             await asyncio.to_thread(spool.open)
             self._started.append(lambda: asyncio.to_thread(spool.close))
         self._started.append(self._close_stores)
+        self._started.append(container.strategy_processes().close)
         await self._until_done("PostgreSQL: configuration", container.serving().refresh)
         await self._until_done("catalogue", self._load_catalogue)
         await self._until_done("PostgreSQL: job queue", container.job_queue().open)
@@ -157,8 +158,10 @@ class ServingProcess:
         return "; ".join(f"{p.merchant}/{p.subject}: {p.reason}" for p in problems) or None
 
     def _strategies_broken(self) -> str | None:
-        broken = self._container.strategies().broken
-        return "; ".join(f"{one.name}: {one.reason}" for one in broken) or None
+        said = [f"{one.name}: {one.reason}" for one in self._container.strategies().broken]
+        for (merchant, name), state in self._container.runner().breakers().items():
+            said.append(f"{merchant}/{name}: its breaker is {state}")
+        return "; ".join(said) or None
 
 
 def build_service(

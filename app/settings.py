@@ -87,6 +87,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """By what a new model must not be worse than the one that serves. Empty: it serves anyway."""
     gate_margin: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.1
     """By which share it may be worse."""
+    strategy_memory_mib: Positive = 1024
+    """How much memory a strategy in `process` mode may take, beside its artefact."""
     worker_jobs: Positive = 2
     """Jobs that a worker process does at the same time."""
     max_body_bytes: Positive = 8 * 1024 * 1024

@@ -4,7 +4,8 @@
   strategies that are trusted and quick.
 - `thread`: in a thread, with a deadline on the waiting. A thread cannot be killed: one that hangs
   keeps its place, and when a strategy's places are all taken it is not asked any more.
-- `process`: not available yet; `SUPPORTED_MODES` says so where a configuration is written.
+- `process`: in a process of its own, see `app.plugins.process_runner`: with a memory limit, killed
+  when it is late, started again.
 """
 
 from __future__ import annotations
@@ -18,12 +19,13 @@ from collections.abc import Awaitable, Callable
 from queue import SimpleQueue
 from typing import Final
 
-import numpy as np
 import structlog
 
 from app.domain.breaker import Breaker, BreakerState
 from app.domain.merchant import MerchantId
 from app.domain.pod import RunMode
+from app.plugins.misshapen import misshapen
+from app.plugins.process_runner import ChildModel, Refusal
 from app.services.running import Failure, Outcome
 from app.services.snapshot import ServedModel
 from app.telemetry.metrics import Metrics
@@ -31,11 +33,7 @@ from vitrine_sdk import Candidates, Context
 
 log = structlog.get_logger()
 
-SUPPORTED_MODES: Final = frozenset({RunMode.INLINE, RunMode.THREAD})
-
-_INT32: Final = np.dtype(np.int32)
-_FLOAT32: Final = np.dtype(np.float32)
-_UINT8: Final = np.dtype(np.uint8)
+SUPPORTED_MODES: Final = frozenset(RunMode)
 
 _Job = Callable[[], None]
 
@@ -71,8 +69,7 @@ class StrategyRunner:
             return guard.run(model, context, limit, now)
         if model.configuration.mode is RunMode.THREAD:
             return self._in_thread(guard, model, context, limit, deadline)
-        guard.breaker.undecided()
-        return guard.count(Failure.UNFITTED)
+        return self._in_process(guard, model, context, limit, deadline)
 
     def breakers(self) -> dict[tuple[MerchantId, str], BreakerState]:
         """State of each breaker that is not closed, by merchant and strategy configuration."""
@@ -117,6 +114,26 @@ class StrategyRunner:
         except asyncio.CancelledError:
             guard.breaker.undecided()
             raise
+        return guard.judge(model, outcome, limit, started)
+
+    async def _in_process(
+        self, guard: _Guard, model: ServedModel, context: Context, limit: int, deadline: float
+    ) -> Outcome:
+        child = model.model
+        if not isinstance(child, ChildModel):  # the mode was changed and cannot be kept yet
+            guard.breaker.undecided()
+            return guard.count(Failure.UNFITTED)
+        started = time.monotonic()
+        try:
+            outcome = await child.ask(context, limit, deadline)
+        except asyncio.CancelledError:
+            guard.breaker.undecided()
+            raise
+        if isinstance(outcome, Refusal):
+            if outcome.failure in (Failure.BUSY, Failure.DOWN):  # that says nothing of a run
+                guard.breaker.undecided()
+                return guard.count(outcome.failure)
+            return guard.failed(outcome.failure, time.monotonic(), detail=outcome.detail)
         return guard.judge(model, outcome, limit, started)
 
 
@@ -192,9 +209,9 @@ class _Guard:
 
     def _wrong(self, candidates: Candidates, model: ServedModel, limit: int) -> str | None:
         """What of an answer is against the contract; None: nothing. Some 5 µs."""
-        misshapen = _misshapen(candidates)
-        if misshapen is not None:
-            return misshapen
+        wrong = misshapen(candidates)
+        if wrong is not None:
+            return wrong
         items, scores = candidates.items, candidates.scores
         count = len(items)
         if not count:
@@ -215,23 +232,6 @@ class _Guard:
         if max(candidates.reasons.tobytes()) >= len(model.reasons):
             return "a reason that the strategy does not declare"
         return None
-
-
-def _misshapen(candidates: Candidates) -> str | None:
-    if candidates.__class__ is not Candidates:
-        return f"returned {type(candidates).__name__}, not Candidates"
-    items, scores, reasons = candidates.items, candidates.scores, candidates.reasons
-    for name, array, dtype in (
-        ("items", items, _INT32),
-        ("scores", scores, _FLOAT32),
-        ("reasons", reasons, _UINT8),
-    ):
-        # Plain arrays have the very same dtype object.
-        if not isinstance(array, np.ndarray) or (array.dtype is not dtype and array.dtype != dtype):
-            return f"`{name}` is not an array of {dtype}"
-    if items.ndim != 1 or not items.shape == scores.shape == reasons.shape:
-        return "its arrays are not one-dimensional or differ in length"
-    return None
 
 
 class _Threads:

@@ -19,6 +19,7 @@ class Failure(enum.StrEnum):
     INVALID = "invalid"  # an answer against the contract
     BUSY = "busy"  # too many runs of it at once
     OPEN = "open"  # it failed again and again and is not asked for a while
+    DOWN = "down"  # its process ended and is being started again
 
 
 Outcome = Candidates | Failure

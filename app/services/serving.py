@@ -27,7 +27,7 @@ from app.domain.errors import InvalidInput, NotFound, Unauthenticated, VitrineEr
 from app.domain.expression import Expressions
 from app.domain.item_index import ItemIndexes
 from app.domain.merchant import Credential, Merchant, MerchantId, StorefrontKey
-from app.domain.pod import Pod, StrategyConfiguration
+from app.domain.pod import Pod, RunMode, StrategyConfiguration
 from app.services.rulings import RulingsCompiler
 from app.services.snapshot import Listing, ServedModel, ServedPod, ServingSnapshot, ending
 from vitrine_sdk import Model, Needs
@@ -337,7 +337,11 @@ class Serving:
         published: PublishedModel,
         before: ServedModel | None,
     ) -> ServedModel:
-        if before is not None and before.published == published:
+        if (
+            before is not None
+            and before.published == published
+            and _apart(before.configuration) == _apart(configuration)
+        ):
             # What else of a configuration changes counts from the next training on.
             return replace(before, configuration=configuration)
         loaded = await self._loader.load(configuration, published)
@@ -389,3 +393,8 @@ class Serving:
             chain=chain,
             needs_history=max((model.needs.history for model in chain if model), default=0),
         )
+
+
+def _apart(configuration: StrategyConfiguration) -> bool:
+    """Whether its model is loaded by another process than this one."""
+    return configuration.mode is RunMode.PROCESS
