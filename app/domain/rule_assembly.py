@@ -112,6 +112,7 @@ class Assembly:
         taken: set[int] = set()
         pinned: set[int] = set()
         rows = self._pinnable(want)
+        row_of = self._rules.index.row
         for claim in self._program.claims:
             if claim.slot > want or claim.slot in taken:
                 continue
@@ -119,7 +120,7 @@ class Assembly:
                 slots.setdefault((claim.rule.rank, claim.test), []).append(claim.slot)
             else:
                 assert claim.item_id is not None  # noqa: S101  # one of both
-                row = self._rules.index.row(claim.item_id)
+                row = row_of(claim.item_id)
                 fails = row in pinned or (
                     (left_out := rows.get(row)) is None
                     or (

@@ -20,7 +20,7 @@ from app.domain.rule_activation import Activation, Test
 from app.domain.rule_caps import CapValues
 from app.domain.rule_items import ItemExpression
 from app.domain.rule_newest import NewestItems
-from app.domain.rule_program import Binder, Program, RankedRule, RuleGroup
+from app.domain.rule_program import LARGE, MAX_LARGE, Binder, Program, RankedRule, RuleGroup
 from app.domain.rule_seed import SeedComparison
 from app.domain.rule_table import CHUNK, ItemTest, ItemTests, Signatures
 
@@ -75,16 +75,19 @@ class PodRules:
                 by_condition.setdefault(_ALWAYS if test is True else key, (test, []))
                 if test is True:
                     by_condition[key] = by_condition[_ALWAYS]
-            test, group = by_condition[key]
+            test, members = by_condition[key]
             if test is not False:
-                group.append(rule)
+                members.append(rule)
                 self.rules.append(rule)
         self._tests: list[Test | bool] = []
         self.groups: list[RuleGroup] = []
-        for test, group in {id(entry): entry for entry in by_condition.values()}.values():
-            if group:
+        for test, members in {id(entry): entry for entry in by_condition.values()}.values():
+            if members:
                 self._tests.append(test)
-                self.groups.append(RuleGroup(group, bind, signatures))
+                self.groups.append(RuleGroup(members, bind, signatures))
+        by_size = sorted(self.groups, key=lambda group: len(group.tests), reverse=True)
+        for group in by_size[:MAX_LARGE]:
+            group.is_large = len(group.tests) >= LARGE
         self._by_bits: dict[int, Program] = {}
         self._by_groups: dict[tuple[int, ...], Program] = {}
 

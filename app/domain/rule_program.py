@@ -24,8 +24,10 @@ from vitrine_sdk import BoolArray, FloatArray, IntArray
 KEEP: Final = np.int32(2**31 - 1)
 """Said of a candidate that no rule leaves out, where otherwise the rule's rank is said."""
 
-LARGE: Final = 8
-"""Tests of a group from which on they are added up for every signature."""
+LARGE: Final = 2
+MAX_LARGE: Final = 32
+"""So many groups of a pod, of those with at least LARGE tests the largest ones, are added up for
+every signature: 8 bytes each."""
 
 OFTEN: Final = 2
 """Uses of a program after which its groups are added up for every signature."""
@@ -128,7 +130,7 @@ class RuleGroup:
             boost_tests=np.array([number for number, _ in boosts], np.int32),
             boost_weights=np.array([weight for _, weight in boosts], np.float32),
         )
-        self.is_large = len(self.tests) >= LARGE
+        self.is_large = False  # added up for every signature
         self._sums = Sums.none(self.tests)
 
     def sums(self) -> Sums:
