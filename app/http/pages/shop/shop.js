@@ -162,6 +162,7 @@ document.getElementById('shop-name').textContent = config.name;
 render({ focus: false });
 try {
   const departments = await shopData('groups');
+  document.querySelector('.departments').hidden = departments.length === 0;
   document.getElementById('departments').replaceChildren(
     ...departments.map((group) => make('li', {}, make('a', { href: `/shop/category/${encodeURIComponent(group.id)}` }, group.name))),
   );
