@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final
 
 import numpy as np
@@ -36,6 +37,9 @@ MAX_DENSE: Final = 2_000_000
 """Tests of small groups × signatures that are added up at once."""
 
 CHUNK: Final = 8_192
+
+MAX_MODELS: Final = 16
+"""Whose eligible rows are remembered, a program."""
 
 Binder = Callable[[ItemExpression, int], ItemTest]
 """The test of an item expression of the rule set with that number."""
@@ -282,6 +286,7 @@ class Program:
         self._small = Tests.joined(small) if small else None
         self._leaves_out = any(len(group.tests.drop_tests) for group in groups)
         self._boosts = any(len(group.tests.boost_tests) for group in groups)
+        self._eligible = EligibleRows(self, signatures) if self._leaves_out else None
         self._pinned: tuple[int, int, IntArray] = (-1, -1, np.empty(0, np.int32))
         self._uses = 0
         self._sums: Sums | None = None  # of every signature, where it is used often
@@ -346,6 +351,16 @@ class Program:
             return self._sums.of(signatures)
         return self._added_up(signatures, whole=False)
 
+    def eligible(self, index: ItemIndex, rows: IntArray) -> BoolArray | None:
+        """Which of a model's rows are not left out, for a strategy to choose from; None: most are
+        not, so that it need not be told."""
+        return None if self._eligible is None else self._eligible.of(index, rows)
+
+    @property
+    def is_narrow(self) -> bool:
+        """Whether it leaves out most of the catalogue."""
+        return self._eligible is not None and self._eligible.is_narrow
+
     @property
     def held_bytes(self) -> int:
         return 0 if self._sums is None else self._sums.nbytes
@@ -361,6 +376,50 @@ class Program:
         if self._small is not None:
             sums = sums.and_(self._small.of(self._signatures, signatures))
         return sums
+
+
+class EligibleRows:
+    """What a program that leaves out most of the catalogue leaves in: one flag a row, kept true by
+    the rows that changed. A strategy that is told finds enough however rare that is."""
+
+    def __init__(self, program: Program, signatures: Signatures) -> None:
+        self._program = program
+        self._signatures = signatures
+        self._mask: BoolArray = np.zeros(0, np.bool_)
+        self._revision = -1
+        self._answers: dict[int, tuple[IntArray, int, BoolArray]] = {}  # by identity of the rows
+
+    @cached_property
+    def is_narrow(self) -> bool:
+        sizes = self._signatures.sizes()
+        drop = self._program.says(np.arange(len(sizes), dtype=np.int32)).drop
+        return drop is not None and 2 * int(sizes[drop == KEEP].sum()) < int(sizes.sum())
+
+    def of(self, index: ItemIndex, rows: IntArray) -> BoolArray | None:
+        """One flag a row of `rows`, the rows of a model."""
+        if not self.is_narrow:
+            return None
+        known = self._answers.get(id(rows))
+        if known is None or known[0] is not rows or known[1] != index.revision:
+            self._follow(index)
+            answer: BoolArray = self._mask[rows] & index.available[rows]
+            answer.flags.writeable = False
+            if len(self._answers) >= MAX_MODELS:
+                self._answers.clear()
+            self._answers[id(rows)] = known = (rows, index.revision, answer)
+        return known[2]
+
+    def _follow(self, index: ItemIndex) -> None:
+        have, count = len(self._mask), len(index)
+        changed = np.flatnonzero(index.changed[:have] > self._revision).astype(np.int32)
+        fresh = np.arange(have, count, dtype=np.int32)
+        self._mask = np.concatenate((self._mask, np.zeros(count - have, np.bool_)))
+        for rows in (changed, fresh):
+            for start in range(0, len(rows), CHUNK):
+                some = rows[start : start + CHUNK]
+                drop = self._program.says(self._signatures.of(some)).drop
+                self._mask[some] = True if drop is None else drop == KEEP
+        self._revision = index.revision
 
 
 def _actions(rules: Sequence[RankedRule]) -> Iterator[tuple[RankedRule, act.Action]]:

@@ -141,6 +141,11 @@ class Signatures:
                 self._sign(rows[stale])
         return self._of[rows]
 
+    def sizes(self) -> npt.NDArray[np.int64]:
+        """How many rows have each signature, as far as they are signed."""
+        signed = self._signed[: len(self._index)] >= 0
+        return np.bincount(self._of[: len(signed)][signed], minlength=self.count)
+
     def catch_up(self, limit: int = CHUNK) -> bool:
         """Sign at most `limit` rows that are not, or that changed. Returns whether all are now."""
         index = self._index

@@ -43,6 +43,9 @@ class TracedRuling:
     def whole_catalogue(self) -> bool:
         return self.ruling.whole_catalogue
 
+    def eligible(self, rows: IntArray, source: int) -> BoolArray | None:
+        return self.ruling.eligible(rows, source)
+
     def keeps(self, rows: IntArray, scores: FloatArray, source: int) -> BoolArray | None:
         started = time.perf_counter()
         program = self.ruling.program(source)

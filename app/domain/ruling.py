@@ -97,7 +97,7 @@ class RequestRuling:
     @property
     def whole_catalogue(self) -> bool:
         program = self.program(0)
-        return bool(program.claims or program.shares)
+        return bool(program.claims or program.shares or program.is_narrow)
 
     @property
     def expires(self) -> float:
@@ -131,6 +131,9 @@ class RequestRuling:
                 bits |= self._pod.activation.strategy_bits(self._chain[source])
             program = self._programs[source] = self._pod.program(bits)
         return program
+
+    def eligible(self, rows: IntArray, source: int) -> BoolArray | None:
+        return self.program(source).eligible(self._rules.index, rows)
 
     def keeps(self, rows: IntArray, scores: FloatArray, source: int) -> BoolArray | None:
         program = self.program(source)

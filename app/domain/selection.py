@@ -90,6 +90,11 @@ class Ruling(Protocol):
         """Whether its outcome depends on items that no strategy offered."""
         ...
 
+    def eligible(self, rows: IntArray, source: int) -> BoolArray | None:
+        """Which of a model's rows may stay, for a strategy that wants to know before it chooses;
+        None: so many that it need not. `keeps` decides."""
+        ...
+
     def keeps(self, rows: IntArray, scores: FloatArray, source: int) -> BoolArray | None:
         """Which of a strategy's candidates may stay; None: all."""
         ...

@@ -125,7 +125,7 @@ class Chain:
     ) -> tuple[Failure | None, bool]:
         """One strategy's candidates, more and more of them until enough qualify. Why there are
         none, and whether it may have more."""
-        context = _context(asked, model)
+        context = _context(asked, model, source)
         most = min(model.items, MAX_CANDIDATES)
         limit = min(max(selection.limit(self._overfetch), need - selection.count), most)
         deadline = asked.deadline
@@ -151,10 +151,15 @@ class Chain:
         return None, False
 
 
-def _context(asked: PodRequest, model: ServedModel) -> Context:
+def _context(asked: PodRequest, model: ServedModel, source: int) -> Context:
     eligible = None
     if model.needs.eligible and asked.filters is not None:
         eligible = model.eligible(asked.filters.expression, asked.served.expressions)
+    if model.needs.eligible and asked.ruling is not None:
+        ruled = asked.ruling.eligible(model.rows, source)
+        if ruled is not None:
+            eligible = ruled if eligible is None else eligible & ruled
+            eligible.flags.writeable = False
     now = int(asked.now)
     return Context(
         now=now,

@@ -620,6 +620,29 @@ def test_how_long_a_ruling_stands_is_said() -> None:
     assert expires({"type": "rotate", "every": "week"}) == at("2026-11-30T00:00:00+00:00")
 
 
+def test_a_strategy_is_told_what_may_stay_where_that_is_little() -> None:
+    def told(shop: Shop) -> list[bool] | None:
+        facts = Facts(request=RecommendationRequest(pod_id="pod"), now=NOW)
+        ruling = ruling_for(shop.rules, facts, CHAIN)
+        assert ruling is not None
+        mask = ruling.eligible(rows, 0)
+        assert ruling.whole_catalogue is (mask is not None)
+        return None if mask is None else mask.tolist()
+
+    rows = np.array([9, 3, 1, 6, 0], np.int32)
+    acme = Shop(rule({"type": "include_only", "items": ACME}))
+    acme.rules.catch_up()
+    assert told(acme) == [True, True, False, True, True]
+    acme.index.apply(
+        [acme.index.prepare([item(3, available=False), item(1, attributes={"brand": ("acme",)})])],
+        2,
+    )
+    assert told(acme) == [True, False, True, True, True]
+    most = Shop(rule({"type": "exclude", "items": ACME}))
+    most.rules.catch_up()
+    assert told(most) is None
+
+
 def test_programs_say_the_same_when_they_are_added_up_and_when_not() -> None:
     rules = [
         rule({"type": "boost", "items": listed(f"i{n}", f"i{n + 1}"), "strength": 1 + n % 10})
