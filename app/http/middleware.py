@@ -31,6 +31,7 @@ from app.telemetry.traces import Tracer
 REQUEST_ID: Final = "X-Request-Id"
 SERVER: Final = "vitrine"
 PREFLIGHT_SECONDS: Final = "86400"
+EXPOSED: Final = f"{REQUEST_ID}, Retry-After, Vitrine-Degraded"  # to scripts of other origins
 
 LINE: Final = web.RequestKey("line", CanonicalLine)
 
