@@ -99,13 +99,16 @@ class DifferentFromSeed(
 
 class AtMost(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="at_most"):
     """At most `count` items of one value of the attribute among the first `first`. Items without
-    the attribute are not limited. Pinned items count, but stay."""
+    the attribute are not limited. Of `group_id` an item's own group counts, not those above it,
+    unless `values` name them. Pinned items count, but stay."""
 
     count: Annotated[int, Meta(ge=0, le=MAX_SLOT)]
     attribute: Attribute
     first: Slot = MAX_SLOT
-    values: Annotated[tuple[str | float | bool, ...], Meta(max_length=1000)] = ()
-    """Only these values are limited; empty: each of them."""
+    values: Annotated[
+        tuple[str | float | bool, ...],
+        Meta(max_length=1000, description="Only these are limited; empty: each of them"),
+    ] = ()
 
 
 class AtLeast(

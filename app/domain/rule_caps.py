@@ -9,13 +9,15 @@ from app.domain.item_index import Column, ItemIndex, value_text
 from app.domain.rule_action import AtMost
 from vitrine_sdk import IntArray
 
+GROUP: Final = "group_id"
+
 _NONE: Final[frozenset[str]] = frozenset()
 
 
 class RowValues(Sequence[tuple[int, ...]]):
     """The limited values of rows, looked up as they are asked for."""
 
-    __slots__ = ("_codes", "_column", "_known", "_limited")
+    __slots__ = ("_codes", "_column", "_known", "_limited", "_nearest")
 
     def __init__(
         self,
@@ -23,11 +25,14 @@ class RowValues(Sequence[tuple[int, ...]]):
         column: Column,
         known: dict[int, tuple[int, ...]],
         limited: frozenset[str],
+        *,
+        nearest: bool,
     ) -> None:
         self._codes = codes
         self._column = column
         self._known = known
         self._limited = limited
+        self._nearest = nearest  # of an item's values, only the first counts
 
     def __len__(self) -> int:
         return len(self._codes)
@@ -37,11 +42,13 @@ class RowValues(Sequence[tuple[int, ...]]):
         values = self._known.get(code)
         if values is None:
             column, limited = self._column, self._limited
-            values = self._known[code] = tuple(
-                value
-                for value in column.value_codes_of(code).tolist()
-                if not limited or column.values[value] in limited
-            )
+            every = column.value_codes_of(code).tolist()
+            if not limited:
+                # The nearest group stands first, and those above it behind.
+                values = tuple(every[:1] if self._nearest else every)
+            else:
+                values = tuple(value for value in every if column.values[value] in limited)
+            self._known[code] = values
         return values
 
 
@@ -59,4 +66,6 @@ class CapValues:
             return [()] * len(rows)
         limited = frozenset(map(value_text, cap.values)) if cap.values else _NONE
         known = self._of.setdefault((cap.attribute, limited), {0: ()})
-        return RowValues(column.codes[rows].tolist(), column, known, limited)
+        return RowValues(
+            column.codes[rows].tolist(), column, known, limited, nearest=cap.attribute == GROUP
+        )

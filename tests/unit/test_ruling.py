@@ -319,6 +319,16 @@ def test_at_most_so_many_of_a_value_among_the_first() -> None:
     assert numbers(none.ids()) == [0, 2, 3, 5, 6]
 
 
+def test_a_cap_on_groups_is_on_the_nearest_one_unless_another_is_named() -> None:
+    items = [
+        item(n, attributes={"group_id": (f"leaf{n // 2}", "branch", "root")}) for n in range(8)
+    ]
+    nearest = Shop(rule({"type": "at_most", "count": 1, "attribute": "group_id"}), items=items)
+    assert numbers(nearest.ids()) == [0, 2, 4, 6]
+    named = {"type": "at_most", "count": 3, "attribute": "group_id", "values": ["branch"]}
+    assert numbers(Shop(rule(named), items=items).ids()) == [0, 1, 2]
+
+
 def test_a_list_is_short_rather_than_over_its_cap() -> None:
     shop = Shop(rule({"type": "at_most", "count": 1, "attribute": "brand"}))
     assert numbers(shop.ids()) == [0, 1, 2]
