@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Final
 
 from app.domain.catalogue import ItemId
@@ -47,7 +47,7 @@ class RecentEvents:
 
     async def histories(
         self, merchant: MerchantId, *, days: int, received_since: float | None = None
-    ) -> AsyncIterator[Mapping[str, Sequence[HistoryEntry]]]:
+    ) -> AsyncGenerator[Mapping[str, Sequence[HistoryEntry]], None]:
         """See `services.history.RecentEvents`. One transaction a day."""
         since = _MINIMUM if received_since is None else _moment(received_since)
         earliest = _MINIMUM if received_since is None else since - _DAY

@@ -4,8 +4,9 @@ empty, was away for a while, or on command."""
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from typing import Final, Protocol
 
 import msgspec
@@ -14,6 +15,7 @@ import structlog
 from app.domain.errors import Unavailable
 from app.domain.event import HistoryEntry
 from app.domain.merchant import MerchantId
+from app.services.stopping import stop
 
 _log = structlog.get_logger("history")
 
@@ -23,7 +25,7 @@ LOCK_SECONDS: Final = 600
 class RecentEvents(Protocol):
     def histories(
         self, merchant: MerchantId, *, days: int, received_since: float | None = None
-    ) -> AsyncIterator[Mapping[str, Sequence[HistoryEntry]]]:
+    ) -> AsyncGenerator[Mapping[str, Sequence[HistoryEntry]], None]:
         """Pages of what shoppers did, by `Shopper.id`, each newest first and none newer than those
         of a page before. Clients whose user is known are under the user.
 
@@ -99,23 +101,34 @@ class HistoryRebuild:
         started = time.perf_counter()
         counts: dict[str, int] = {}
         missing = 0
-        async for page in self._events.histories(
-            merchant, days=self._days, received_since=received_since
-        ):
-            if replace and (new := [shopper for shopper in page if shopper not in counts]):
-                await self._cache.forget(merchant, new)
-            wanted: dict[str, Sequence[HistoryEntry]] = {}
-            for shopper, entries in page.items():
-                had = counts.get(shopper, 0)
-                if had < self._length:
-                    wanted[shopper] = entries[: self._length - had]
-                    counts[shopper] = had + len(wanted[shopper])
-            missing += await self._cache.merge(merchant, wanted)
-            if progress is not None:
-                progress(len(counts), missing)
+        pages = self._events.histories(merchant, days=self._days, received_since=received_since)
+        async with contextlib.aclosing(pages):  # at once, for it may be within a transaction
+            async for page in pages:
+                missing += await self._merge(merchant, page, counts, replace=replace)
+                if progress is not None:
+                    progress(len(counts), missing)
         if received_since is None:
             await self._cache.mark_built(merchant)
         return Rebuilt(len(counts), missing, time.perf_counter() - started)
+
+    async def _merge(
+        self,
+        merchant: MerchantId,
+        page: Mapping[str, Sequence[HistoryEntry]],
+        counts: dict[str, int],
+        *,
+        replace: bool,
+    ) -> int:
+        """Adds what is missing of a page; `counts` has what each shopper got before."""
+        if replace and (new := [shopper for shopper in page if shopper not in counts]):
+            await self._cache.forget(merchant, new)
+        wanted: dict[str, Sequence[HistoryEntry]] = {}
+        for shopper, entries in page.items():
+            had = counts.get(shopper, 0)
+            if had < self._length:
+                wanted[shopper] = entries[: self._length - had]
+                counts[shopper] = had + len(wanted[shopper])
+        return await self._cache.merge(merchant, wanted)
 
 
 class HistoryKeeper:
@@ -151,8 +164,7 @@ class HistoryKeeper:
 
     async def close(self) -> None:
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+            await stop(self._task)
             self._task = None
 
     async def check(self) -> None:

@@ -20,6 +20,7 @@ import structlog
 from app.domain.errors import Unavailable, VitrineError
 from app.domain.event import Event
 from app.domain.merchant import Merchant, MerchantId
+from app.services.stopping import stop
 
 _log = structlog.get_logger("track")
 
@@ -203,9 +204,8 @@ class Tracker:
         self._wake.set()
         committers, others = self._tasks[: self._committers], self._tasks[self._committers :]
         await asyncio.gather(*committers)
-        for task in others:
-            task.cancel()
-        await asyncio.gather(*others, *self._acknowledging, return_exceptions=True)
+        await stop(*others)
+        await asyncio.gather(*self._acknowledging, return_exceptions=True)
         self._tasks.clear()
 
     async def track(self, events: Sequence[Event]) -> Sequence[Receipt]:

@@ -80,8 +80,9 @@ async def until(holds: Callable[[], bool], seconds: float = 20) -> None:
 @pytest.fixture
 async def database(module_database_url: str, module_owner_url: str) -> AsyncIterator[Database]:
     """The module's database with no event in it."""
-    with psycopg.connect(module_owner_url) as connection:
-        connection.execute(
+    async with await psycopg.AsyncConnection.connect(module_owner_url) as connection:
+        await connection.execute("SET lock_timeout = '20s'")  # a test left a transaction open
+        await connection.execute(
             "TRUNCATE event, event_id, event_rejected, shopper_identity, shopper_erasure"
         )
     made = connect(module_database_url, pool=5)

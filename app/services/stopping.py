@@ -1,0 +1,22 @@
+"""Ends tasks for certain."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Final
+
+PAUSE: Final = 0.2  # seconds until a task that did not heed is told again
+
+
+async def stop(*tasks: asyncio.Task[Any]) -> None:
+    """Cancels tasks until they have ended; what they raise is not raised.
+
+    Once is not enough: before Python 3.12 `asyncio.wait_for`, which redis-py sends with, swallows a
+    cancellation that comes as its own wait ends (CPython gh-86296). A task that loops then loops on.
+    """
+    pending = {task for task in tasks if not task.done()}
+    while pending:
+        for task in pending:
+            task.cancel()
+        _, pending = await asyncio.wait(pending, timeout=PAUSE)
+    await asyncio.gather(*tasks, return_exceptions=True)  # retrieves what they raised
