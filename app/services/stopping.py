@@ -11,8 +11,8 @@ PAUSE: Final = 0.2  # seconds until a task that did not heed is told again
 async def stop(*tasks: asyncio.Task[Any]) -> None:
     """Cancels tasks until they have ended; what they raise is not raised.
 
-    Once is not enough: before Python 3.12 `asyncio.wait_for`, which redis-py sends with, swallows a
-    cancellation that comes as its own wait ends (CPython gh-86296). A task that loops then loops on.
+    Once is not enough: before Python 3.12 `asyncio.wait_for`, with which redis-py sends, swallows
+    a cancellation that comes as its own wait ends (CPython gh-86296), and a loop then goes on.
     """
     pending = {task for task in tasks if not task.done()}
     while pending:
