@@ -653,6 +653,42 @@ def test_a_strategy_is_told_what_may_stay_where_that_is_little() -> None:
     assert told(most) is None
 
 
+def test_groups_of_rules_with_different_conditions_add_up() -> None:
+    def out(*ns: int) -> list[dict[str, Any]]:
+        return [{"type": "exclude", "items": listed(f"i{n}")} for n in ns]
+
+    def up(n: int) -> dict[str, Any]:
+        return {"type": "boost", "items": listed(f"i{n}"), "strength": 2}
+
+    vip = {"type": "segment", "ids": ["vip"]}
+    new = {"type": "segment", "ids": ["new"]}
+    shop = Shop(
+        rule(*out(0, 1), up(7), up(7)), rule(*out(2, 3), up(7), when=vip), rule(*out(4), when=new)
+    )
+    for _ in range(4):  # whether they are added up for every signature or for these
+        assert numbers(shop.ids(3)) == [2, 7, 3]  # seventh, and sixth that is left: as if at 1.5
+        assert numbers(shop.ids(3, segments=("vip",))) == [7, 4, 5]
+        assert numbers(shop.ids(3, segments=("vip", "new"))) == [7, 5, 6]
+        assert numbers(shop.ids(3, segments=("new",))) == [2, 7, 3]
+
+
+def test_only_one_strategy_s_candidates_are_each_other_s_equals() -> None:
+    shop = Shop(rule({"type": "rotate", "every": "hour", "tolerance": 1}))
+    offers = [["i0", "i1", "i2", "i3"], ["i4", "i5", "i6", "i7"]]
+    for hour in range(12):
+        ids = numbers(shop.ids(8, offers=offers, scores=[1.0] * 4, now=NOW + hour * 3600))
+        assert sorted(ids[:4]) == [0, 1, 2, 3]
+
+
+def test_what_is_brought_from_the_catalogue_is_what_the_request_allows() -> None:
+    only = listed("i9", "i10")
+    shop = Shop(rule({"type": "fill", "slots": [1], "items": only}))
+    offers = [["i0", "i1", "i2"]]
+    assert numbers(shop.ids(3, offers=offers, seeds=["i9"])) == [10, 0, 1]
+    assert numbers(shop.ids(3, offers=offers, seeds=["i10"])) == [9, 0, 1]
+    assert numbers(shop.ids(3, offers=offers, seeds=["i9", "i10"])) == [0, 1, 2]
+
+
 def test_programs_say_the_same_when_they_are_added_up_and_when_not() -> None:
     rules = [
         rule({"type": "boost", "items": listed(f"i{n}", f"i{n + 1}"), "strength": 1 + n % 10})
