@@ -39,7 +39,7 @@ class DataSet:
     published: dict[str, float] | None = None
 
 
-ONLINE_RETAIL = [
+ONLINE_RETAIL = (
     "order=InvoiceNo",
     "user=CustomerID",
     "item=StockCode",
@@ -47,9 +47,9 @@ ONLINE_RETAIL = [
     "quantity=Quantity",
     "price=UnitPrice",
     "name=Description",
-    "only=\\d{5}",
-]
-SUPERMARKET = [
+    r"only=\d{5}",
+)
+SUPERMARKET = (
     "order=basket_id",
     "user=household_id",
     "item=product_id",
@@ -58,7 +58,7 @@ SUPERMARKET = [
     "revenue=sales_value",
     "name=product_type/package_size",
     "group=department/product_category/product_type",
-]
+)
 
 
 def _columns(pairs: Sequence[str]) -> tuple[str, ...]:
@@ -125,6 +125,7 @@ DATA = (
         BASKET_RIVALS,
     ),
 )
+ORDER = [one.name for one in DATA]
 
 
 def main() -> int:
@@ -149,8 +150,11 @@ def main() -> int:
             print(f"{one.name}: skipped, its files are not there", flush=True)
             continue
         print(f"{one.name}: vitrine {shlex.join(command[3:])}", flush=True)
-        rows = [row for row in rows if row["data"] != one.name] + _measure(one, command)
+        measured = _measure(one, command)
+        rows = _kept(arguments) or rows  # another run may have written meanwhile
+        rows = [row for row in rows if row["data"] != one.name] + measured
         OUT.parent.mkdir(exist_ok=True)
+        rows.sort(key=lambda row: ORDER.index(row["data"]))
         OUT.write_text(json.dumps({"split": arguments.split, "rows": rows}, indent=1) + "\n")
     if not arguments.list:
         print(_table(rows))
