@@ -46,6 +46,13 @@ def opened(folder: Path, **options: int) -> EventSpool:
     return spool
 
 
+def fill(spool: EventSpool, kept: list[Event]) -> None:
+    """Appends until it is refused."""
+    for n in range(1000):
+        spool.append([event(n)])
+        kept.append(event(n))
+
+
 def test_events_come_back_as_they_were_in_order_and_once(tmp_path: Path) -> None:
     spool = opened(tmp_path, segment_bytes=2000)
     written = [event(n) for n in range(2500)]
@@ -75,11 +82,9 @@ def test_what_was_read_but_not_taken_is_read_again(tmp_path: Path) -> None:
 
 def test_a_full_spool_refuses_and_keeps_what_it_has(tmp_path: Path) -> None:
     spool = opened(tmp_path, max_bytes=5000)
-    kept = []
+    kept: list[Event] = []
     with pytest.raises(Unavailable, match="full"):
-        for n in range(1000):
-            spool.append([event(n)])
-            kept.append(event(n))
+        fill(spool, kept)
     assert len(kept) > 5
     assert drain(spool) == kept
     spool.append([event(0)])
@@ -170,13 +175,11 @@ def test_a_disk_that_is_full_refuses_and_loses_nothing(tmp_path: Path) -> None:
     spool = opened(tmp_path)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    kept = []
+    kept: list[Event] = []
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (3000, before[1]))
         with pytest.raises(Unavailable, match="cannot be stored"):
-            for n in range(1000):
-                spool.append([event(n)])
-                kept.append(event(n))
+            fill(spool, kept)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
         signal.signal(signal.SIGXFSZ, ignored)
