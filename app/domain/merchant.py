@@ -47,8 +47,6 @@ class TrackingSettings(msgspec.Struct, frozen=True, kw_only=True):
     privacy_signals: bool = True
     """Whether the headers `Sec-GPC: 1` and `DNT: 1` count as a refusal of consent, unless the event
     itself says `consent=true`."""
-    attribution_days: float = 7
-    """How long after a click on a recommendation a purchase of the item is ascribed to it."""
 
 
 class Merchant(msgspec.Struct, frozen=True, kw_only=True):
