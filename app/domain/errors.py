@@ -68,3 +68,11 @@ class Unavailable(VitrineError):
     def __init__(self, message: str, retry_after: int = 1) -> None:
         super().__init__(message)
         self.retry_after = retry_after  # seconds
+
+
+class TooMany(VitrineError):
+    """More calls than the caller may make. Nothing was changed; try again later."""
+
+    def __init__(self, message: str, retry_after: int = 1) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after  # seconds

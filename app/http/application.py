@@ -48,6 +48,7 @@ def build(
         output=output,
         new_id=request_ids(),
         tracer=tracer,
+        admission=limits.admission,
     )
     document = DocumentHandler(operations)
     operations = (*operations, *document.operations())

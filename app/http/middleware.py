@@ -7,17 +7,19 @@ are not used: each would cost 4 µs a request, and would not know the operation.
 from __future__ import annotations
 
 import itertools
+import math
 import re
 import secrets
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from aiohttp import hdrs, web
 from multidict import CIMultiDict
 
 from app.domain import errors
+from app.http.admission import RETRY_SECONDS, Admission
 from app.http.caller import CALLER, Authenticator, authenticate
 from app.http.health import Readiness
 from app.http.operation import Handler, Operation, Security
@@ -68,6 +70,7 @@ class Surroundings:
     output: Output  # where canonical lines go
     new_id: Callable[[], str]
     tracer: Tracer | None = None
+    admission: Admission | None = None
 
 
 def canonical(request: web.Request) -> CanonicalLine:
@@ -157,6 +160,7 @@ def _admission(
     authenticator = around.authenticator
     origins = around.origins
     readiness = around.readiness
+    admission = around.admission if storefront else None
 
     def admit(request: web.Request, line: CanonicalLine) -> web.Request:
         if not readiness.warm:
@@ -168,6 +172,10 @@ def _admission(
             if caller.role not in roles:
                 raise errors.Forbidden(f"{refused}, not {caller.role}")
         elif storefront:
+            if admission is not None:
+                admission.requests += 1
+                if admission.share or admission.key_rate:
+                    _let_in(admission, request)
             origin = request.headers.get(hdrs.ORIGIN)
             if origin is not None:
                 _check_origin(origin, request, origins)
@@ -179,6 +187,19 @@ def _admission(
         return request
 
     return admit
+
+
+def _let_in(admission: Admission, request: web.Request) -> None:
+    if admission.share:
+        protocol: Any = request.protocol
+        if getattr(protocol, "let_in", False):  # see app.http.server
+            protocol.let_in = False
+        elif admission.refuses():
+            raise errors.Unavailable("the server is busy: try again", RETRY_SECONDS)
+    if admission.key_rate:
+        wait = admission.key_waits(request.raw_path)
+        if wait:
+            raise errors.TooMany("too many requests with this key: try again", math.ceil(wait))
 
 
 def _allow_origin(request: web.Request, headers: CIMultiDict[str]) -> None:

@@ -44,6 +44,7 @@ STATUS: Final[tuple[tuple[type[errors.VitrineError], int, str], ...]] = (
     (errors.Conflict, 409, "Conflict"),
     (errors.PreconditionFailed, 412, "Precondition failed"),
     (errors.PreconditionRequired, 428, "Precondition required"),
+    (errors.TooMany, 429, "Too many requests"),
     (errors.Unavailable, 503, "Unavailable"),
 )
 
@@ -83,7 +84,7 @@ def from_error(error: errors.VitrineError, request_id: str | None = None) -> web
         (500, "Internal error"),
     )
     headers: dict[str, str] = {}
-    if isinstance(error, errors.Unavailable):
+    if isinstance(error, (errors.Unavailable, errors.TooMany)):
         headers["Retry-After"] = str(error.retry_after)
     if isinstance(error, errors.Unauthenticated):
         headers["WWW-Authenticate"] = 'Basic realm="vitrine", Bearer realm="vitrine"'

@@ -11,11 +11,12 @@ import socket
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
+from app.http.admission import REFUSAL, Admission
 from app.http.health import Readiness
 from app.http.middleware import refused
 from app.telemetry.logs import get as get_log
@@ -27,7 +28,11 @@ IDLE_SECONDS: Final = (
     75.0  # longer than load balancers keep a connection (60 s), so that they close first
 )
 LINGER_SECONDS: Final = 1.0
+LOOK_SECONDS: Final = 5.0  # how often connections are looked at for clients that make no progress
+SLOW_SECONDS: Final = 20.0  # in which a client must make some
+SLOW_BYTES: Final = 1024  # of a body, that count as progress
 
+_END: Final = b"\r\n\r\n"
 _log = get_log("http")
 
 
@@ -39,6 +44,8 @@ class Limits:
     line_bytes: int = 16 * 1024  # of the request line, the URL with its query included
     header_bytes: int = 16 * 1024  # of one header
     headers: int = 100
+    connections: int = 10_000  # at the same time; one more is refused
+    admission: Admission | None = None  # None: everybody is let in
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,9 +106,102 @@ def listening_socket(host: str, port: int, *, shared: bool = False) -> socket.so
 
 class _Protocol(RequestHandler):
     """One connection. What is no HTTP is refused as a problem, and leaves no stack in the log: a
-    stranger could fill it."""
+    stranger could fill it.
 
-    __slots__ = ()
+    aiohttp closes idle connections and bounds what is pipelined. Here are, besides: the cheap
+    refusal of requests while there are too many, and the end of clients that make no progress.
+    """
+
+    __slots__ = (
+        "_admission",
+        "_bytes",
+        "_clean",
+        "_full",
+        "_progress",
+        "_since",
+        "_unfinished",
+        "let_in",
+    )
+
+    def __init__(self, *args: Any, admission: Admission | None, full: bool, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._admission = admission
+        self._full = full  # one connection too many
+        self._bytes = 0  # received
+        self._clean = True  # the last thing that the parser got was a whole request
+        self.let_in = False  # the next request was asked for already
+        self._unfinished = False  # a request's head began and is not whole
+        self._progress: tuple[object, int] = (None, 0)  # what was under way, and bytes then
+        self._since = 0.0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        if self._full and isinstance(transport, asyncio.Transport):
+            transport.write(REFUSAL)
+            self.force_close()
+        elif self._admission is not None:
+            self._admission.connections += 1
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        if self._admission is not None and not self._full and self._manager is not None:
+            self._admission.connections -= 1
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        admission = self._admission
+        if admission is not None and admission.share:
+            whole = data.startswith(b"GET /recommendations/") and data.find(_END) == len(data) - 4
+            if whole and self._clean and self._waits:
+                if admission.refuses():
+                    self._refuse(admission)
+                    return
+                self.let_in = True
+            self._clean = whole
+        elif self._clean:
+            self._clean = False
+        self._bytes += len(data)
+        super().data_received(data)
+        self._unfinished = self._waits and bool(data)
+
+    @property
+    def _waits(self) -> bool:
+        """No request is under way."""
+        waiter = self._waiter
+        return waiter is not None and not waiter.done()
+
+    def _refuse(self, admission: Admission) -> None:
+        transport = self.transport
+        if transport is None:
+            return
+        transport.write(REFUSAL)
+        self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
+        self._pause_transport_reading()
+        self._loop.call_later(admission.refused_unparsed(), self._read_again)
+
+    def _read_again(self) -> None:
+        if not (self._reading_paused or self._buffer_paused):
+            self._resume_transport_reading()
+
+    def look(self, now: float) -> bool:
+        """Ends a client that has sent neither the rest of its request nor taken its answer for too
+        long; whether it did. Called now and then."""
+        doing: object = None
+        bodys = False
+        if self._paused:
+            doing = "writing"
+        elif self._unfinished and self._waits:
+            doing = "head"
+        elif (request := self._current_request) is not None and not request.content.is_eof():
+            doing, bodys = request, True  # at its end where all has come, read or not
+        before, received = self._progress
+        moves = bodys and self._bytes - received >= SLOW_BYTES
+        if doing is None or doing is not before or moves:
+            self._progress, self._since = (doing, self._bytes), now
+            return False
+        if now - self._since < SLOW_SECONDS or self.transport is None:
+            return False
+        self.transport.abort()
+        return True
 
     def handle_error(
         self,
@@ -127,6 +227,8 @@ class Server:
     def __init__(self, application: web.Application, limits: Limits | None = None) -> None:
         limits = limits or Limits()
         self._runner = web.AppRunner(application, handle_signals=False)
+        self._limits = limits
+        self._looking: asyncio.Task[None] | None = None
         self._arguments = {
             "max_line_size": limits.line_bytes,
             "max_field_size": limits.header_bytes,
@@ -138,6 +240,19 @@ class Server:
 
     async def start(self) -> None:
         await self._runner.setup()
+        if self._limits.admission is not None:
+            self._limits.admission.start()
+        self._looking = asyncio.create_task(self._look(), name="connections")
+
+    async def _look(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            server = self._runner.server
+            found = [] if server is None else list(server.connections)
+            ended = sum(one.look(loop.time()) for one in found if isinstance(one, _Protocol))
+            if ended:
+                _log.warning("slow_clients_ended", connections=ended)
 
     async def listen(self, listening: socket.socket) -> asyncio.Server:
         """Accept connections on a listening socket, which is this server's from now on, until what
@@ -149,7 +264,13 @@ class Server:
             raise RuntimeError("the server is not started")
 
         def connection() -> _Protocol:
-            return _Protocol(server, loop=loop, **self._arguments)  # type: ignore[arg-type]  # a dict
+            return _Protocol(
+                server,
+                loop=loop,
+                admission=self._limits.admission,
+                full=len(server.connections) >= self._limits.connections,
+                **self._arguments,
+            )
 
         listener = await loop.create_server(connection, sock=listening, backlog=BACKLOG)
         self._listeners.append(listener)
@@ -175,6 +296,10 @@ class Server:
         until = loop.time() + min(LINGER_SECONDS, grace)
         await asyncio.sleep(0)  # one more look at the listening socket: nobody waits in it in vain
         self.close()
+        if self._looking is not None:
+            self._looking.cancel()
+        if self._limits.admission is not None:
+            self._limits.admission.stop()
         while self.connections and loop.time() < until:  # noqa: ASYNC110  # aiohttp tells no event
             await asyncio.sleep(0.01)
         server = self._runner.server

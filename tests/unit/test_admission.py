@@ -1,0 +1,126 @@
+"""Admission, by a clock of the test's own: a simulated event loop, and what it lets in."""
+
+from __future__ import annotations
+
+from collections import deque
+
+import pytest
+
+from app.http.admission import HOLD, TICK, Admission
+
+COST = 0.0005  # seconds of an answer
+REFUSAL = 0.00002
+
+
+class Loop:
+    """An event loop that takes all that has arrived, one after the other, and then looks again."""
+
+    def __init__(self, target: float) -> None:
+        self.now = 0.0
+        self.admission = Admission(target, clock=lambda: self.now)
+        self.due = TICK
+        self.queue: deque[float] = deque()
+        self.arrived = 0.0
+        self.waits: list[float] = []
+        self.refused = 0
+
+    def run(self, seconds: float, rate: float) -> None:
+        end = self.now + seconds
+        while self.now < end:
+            while self.arrived < self.now:
+                self.queue.append(self.arrived)
+                self.arrived += 1 / rate
+            if self.due <= self.now:
+                self.admission.waited(self.now - self.due)
+                self.due = self.now + TICK
+            if not self.queue:
+                self.now = min(self.due, self.arrived + 1e-9)
+                continue
+            for _ in range(len(self.queue)):  # one round of the loop
+                came = self.queue.popleft()
+                self.admission.requests += 1
+                if self.admission.share and self.admission.refuses():
+                    self.now += REFUSAL
+                    self.refused += 1
+                else:
+                    self.now += COST
+                    self.waits.append(self.now - came)
+
+
+def p99(values: list[float]) -> float:
+    return sorted(values)[int(len(values) * 0.99)]
+
+
+def test_half_of_capacity_is_all_let_in() -> None:
+    loop = Loop(0.02)
+    loop.run(20, 0.5 / COST)
+    assert loop.refused == 0
+    assert p99(loop.waits) < 0.01
+
+
+@pytest.mark.parametrize("times", [1.5, 3.0])
+def test_beyond_capacity_goodput_stays_and_the_admitted_are_quick(times: float) -> None:
+    loop = Loop(0.02)
+    rate = times / COST
+    loop.run(25, rate)  # it takes a while to be sure, and to work off what came meanwhile
+    loop.waits.clear()
+    loop.run(30, rate)
+    # What is left of each second when all the others have been refused.
+    possible = (1 - rate * REFUSAL) / (COST - REFUSAL)
+    assert len(loop.waits) / 30 > 0.9 * possible
+    assert p99(loop.waits) < 0.1
+
+
+def test_without_it_the_queue_grows_without_end() -> None:
+    loop = Loop(1e9)
+    loop.run(35, 1.5 / COST)
+    assert p99(loop.waits) > 5
+
+
+def test_it_lets_everybody_in_again() -> None:
+    loop = Loop(0.02)
+    loop.run(10, 2 / COST)
+    assert loop.admission.overloaded() is not None
+    loop.run(10, 0.3 / COST)
+    assert loop.admission.share == 0
+    assert loop.admission.overloaded() is None
+
+
+def test_single_delays_refuse_nobody() -> None:
+    admission = Admission(0.02, clock=lambda: 0.0)
+    for number in range(1000):
+        admission.waited(0.2 if number % 3 == 0 else 0.001)
+    assert admission.share == 0
+
+
+def test_work_of_its_own_refuses_nobody() -> None:
+    """A process that is busy, but not with requests."""
+    admission = Admission(0.02, clock=lambda: 0.0)
+    for _ in range(100):
+        admission.requests += 10
+        admission.waited(0.15)
+    assert admission.share == 0
+    for _ in range(100):
+        admission.requests += 100
+        admission.waited(0.15)
+    assert admission.share > 0.5
+
+
+def test_a_key_has_a_rate_of_its_own() -> None:
+    now = [100.0]
+    admission = Admission(0, key_rate=2, clock=lambda: now[0])
+    calls = [admission.key_waits("/recommendations/v1/pods/p?s=1&key=a&i=2") for _ in range(3)]
+    assert calls == [0, 0, 0.5]
+    assert admission.key_waits("/recommendations/v1/pods/p?key=b") == 0
+    assert admission.key_waits("/recommendations/v1/pods/p?monkey=a") == 0
+    now[0] += 0.5
+    assert admission.key_waits("/behavior?key=a") == 0
+    assert admission.key_waits("/behavior?key=a") == 0.5
+
+
+def test_the_more_connections_the_longer_one_is_held_back() -> None:
+    admission = Admission(clock=lambda: 0.0)
+    admission.connections = 32
+    assert admission.refused_unparsed() == pytest.approx(32 * HOLD)
+    admission.connections = 1_000_000
+    assert admission.refused_unparsed() == 1.0
