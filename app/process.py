@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, Final
 
@@ -13,6 +14,7 @@ from dependency_injector import providers
 
 from app.container import Container
 from app.domain.errors import VitrineError
+from app.http.admission import Admission
 from app.http.application import build
 from app.http.health import Check, HealthHandler, Readiness
 from app.http.metrics import MetricsHandler
@@ -36,7 +38,17 @@ class ServingProcess:
         settings: Settings = container.settings()
         serving = container.serving()
         follower = container.follower()
-        self.limits = Limits(body_bytes=settings.max_body_bytes)
+        admission = Admission(
+            settings.queue_seconds,
+            key_rate=settings.key_rate,
+            clock=time.monotonic,
+            count=place.metrics.http_requests.labels("GET", "(overload)", "503").inc,
+        )
+        self.limits = Limits(
+            body_bytes=settings.max_body_bytes,
+            connections=settings.max_connections,
+            admission=admission,
+        )
         self.readiness = Readiness(
             (
                 Check("stores", self._stores_missing),
@@ -45,6 +57,7 @@ class ServingProcess:
                 Check("configuration updates", serving.stale, required=False),
                 Check("models", self._models_missing, required=False),
                 Check("strategies", self._strategies_broken, required=False),
+                Check("capacity", admission.overloaded, required=False),
             )
         )
         operations = [
@@ -63,6 +76,7 @@ class ServingProcess:
             readiness=self.readiness,
             metrics=place.metrics,
             output=place.output,
+            limits=self.limits,
         )
 
     async def start(self) -> None:

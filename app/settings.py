@@ -91,6 +91,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """How much memory a strategy in `process` mode may take, beside its artefact."""
     worker_jobs: Positive = 2
     """Jobs that a worker process does at the same time."""
+    queue_seconds: Annotated[float, msgspec.Meta(ge=0)] = 0.02
+    """How long requests may wait for a busy process, before a part of the storefronts' is refused
+    with 503 so that the others are not late. 0: none is refused."""
+    key_rate: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    """Storefront requests a second that one key may make, of each process; more are refused with
+    429. 0: any number."""
+    max_connections: Positive = 10_000
+    """Connections of one process at the same time; one more is refused with 503."""
     max_body_bytes: Positive = 8 * 1024 * 1024
     max_upload_bytes: Positive = 4 * 1024 * 1024 * 1024
     trusted_proxies: str = ""
