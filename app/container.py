@@ -68,6 +68,8 @@ from app.redis.connection import RedisConnection
 from app.redis.history import HistoryStore
 from app.redis.history_reader import CoalescedHistoryReader
 from app.redis.item_features import RedisItemFeatures
+from app.redis.placements import Placements
+from app.services.attribute import Attribution
 from app.services.catalogue_follow import Follower
 from app.services.catalogue_import import CatalogueImport, ImportRecovery
 from app.services.catalogue_sync import Projector
@@ -91,7 +93,13 @@ from app.services.vitals import Vitals
 from app.services.webhooks import WebhookDelivery
 from app.settings import Settings
 from app.telemetry.metrics import Metrics
-from app.telemetry.observers import EventObserver, ProjectionObserver
+from app.telemetry.observers import (
+    EventObserver,
+    JobObserver,
+    ProjectionObserver,
+    postgres_observer,
+    redis_observer,
+)
 
 BACKGROUND_TIMEOUT: Final = 5.0  # seconds that background work waits for an answer of Redis
 
@@ -136,8 +144,14 @@ class Container(containers.DeclarativeContainer):
 
     # Stores
 
+    background_observer = providers.Singleton(redis_observer, metrics, "background")
+    request_observer = providers.Singleton(redis_observer, metrics, "request")
+    job_observer = providers.Singleton(JobObserver, metrics)
     database = providers.Singleton(
-        connect, settings.provided.database_url, pool=settings.provided.database_pool
+        connect,
+        settings.provided.database_url,
+        pool=settings.provided.database_pool,
+        observe=providers.Singleton(postgres_observer, metrics),
     )
     background_redis = providers.Singleton(
         RedisConnection,
@@ -145,6 +159,7 @@ class Container(containers.DeclarativeContainer):
         cluster=settings.provided.redis_cluster,
         pool=8,
         timeout=BACKGROUND_TIMEOUT,
+        observe=background_observer,
     )
     request_redis = providers.Singleton(
         RedisConnection,
@@ -153,6 +168,7 @@ class Container(containers.DeclarativeContainer):
         pool=settings.provided.redis_pool,
         timeout=settings.provided.request_budget,
         connect_timeout=settings.provided.request_budget,
+        observe=request_observer,
     )
     catalogue = providers.Singleton(Catalogue, database)
     catalogue_writer = providers.Singleton(CatalogueWriter, database)
@@ -174,13 +190,18 @@ class Container(containers.DeclarativeContainer):
         background_redis.provided.client,
         length=settings.provided.history_length,
         days=settings.provided.history_days,
+        observe=background_observer,
     )
     coalescing_redis = providers.Singleton(CoalescingRedis, settings.provided.redis_url)
     # Many requests' reads in one write, on a single Redis; a cluster's nodes each want their own.
     request_history = providers.Selector(
         providers.Callable(lambda cluster: str(cluster).lower(), settings.provided.redis_cluster),
-        false=providers.Singleton(CoalescedHistoryReader, coalescing_redis),
-        true=providers.Singleton(HistoryStore, request_redis.provided.client),
+        false=providers.Singleton(
+            CoalescedHistoryReader, coalescing_redis, observe=request_observer
+        ),
+        true=providers.Singleton(
+            HistoryStore, request_redis.provided.client, observe=request_observer
+        ),
     )
     artefacts = providers.Singleton(
         ArtefactStore,
@@ -252,6 +273,7 @@ class Container(containers.DeclarativeContainer):
         strategies=strategies,
         publish=models.provided.publish,
         run_in_thread=providers.Object(asyncio.to_thread),
+        observer=job_observer,
     )
     training_requests = providers.Singleton(
         TrainingRequests, tasks, job_queue, strategy_configuration_store
@@ -293,16 +315,28 @@ class Container(containers.DeclarativeContainer):
     history_keeper = providers.Singleton(
         HistoryKeeper, history_rebuild, history, serving.provided.merchants
     )
+    attribution = providers.Singleton(
+        Attribution, providers.Singleton(Placements, background_redis), serving, metrics
+    )
     tracker = providers.Singleton(
         Tracker,
         event_log,
         history,
         spool,
-        observer=providers.Singleton(EventObserver, metrics),
+        observer=providers.Singleton(
+            EventObserver, metrics, accepted=attribution.provided.received
+        ),
         on_history_gap=history_keeper.provided.note_gap,
     )
     vitals = providers.Singleton(
-        Vitals, serving, indexes, metrics, providers.Callable(package_version, "vitrine")
+        Vitals,
+        serving,
+        indexes,
+        metrics,
+        providers.Callable(package_version, "vitrine"),
+        follower=follower,
+        pool=database,
+        spool=spool,
     )
     runner = providers.Singleton(StrategyRunner, metrics)
     histories = providers.Singleton(Histories, request_history)

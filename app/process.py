@@ -99,6 +99,7 @@ class ServingProcess:
             ("catalogue", container.follower().run),
             ("projector", container.projector().run),
             ("served samples", container.served_samples().run),
+            ("attribution", container.attribution().run),
             ("vitals", container.vitals().run),
         ):
             self._run(name, run())
@@ -122,6 +123,7 @@ class ServingProcess:
         while not follower.ready:
             await asyncio.sleep(0.05)
             await follower.poll()
+        await self._container.serving().catch_up()
 
     async def _until_done(self, name: str, attempt: Callable[[], Awaitable[object]]) -> None:
         pause = 0.1

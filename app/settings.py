@@ -89,6 +89,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """By which share it may be worse."""
     strategy_memory_mib: Positive = 1024
     """How much memory a strategy in `process` mode may take, beside its artefact."""
+    worker_metrics: Port = 0
+    """Where `vitrine worker` shows its metrics at /metrics, on `host`. 0: nowhere."""
     worker_jobs: Positive = 2
     """Jobs that a worker process does at the same time."""
     queue_seconds: Annotated[float, msgspec.Meta(ge=0)] = 0.02

@@ -7,6 +7,7 @@ import signal
 from typing import Final
 
 import click
+from prometheus_client import start_http_server
 
 from app.cli.wiring import opened_settings, wire
 from app.domain.errors import VitrineError
@@ -17,9 +18,11 @@ from app.jobs.worker import Periodic, Repeated, Worker
 from app.services.catalogue_import import JOB as IMPORT
 from app.settings import Settings
 from app.telemetry import logs
+from app.telemetry.metrics import Metrics
 
 RETENTION_CRON: Final = "17 * * * *"  # hourly, away from the full hour
 WEBHOOK_SECONDS: Final = 2.0  # between two looks for messages that are due
+DEPTH_SECONDS: Final = 15.0  # between two looks at how many jobs wait
 
 
 @click.command(epilog="Example: vitrine worker")
@@ -48,7 +51,10 @@ def worker(until_idle: bool, grace: float) -> None:
 
 
 async def _work(settings: Settings, until_idle: bool, grace: float) -> None:
-    container = wire(settings)
+    metrics = Metrics()
+    container = wire(settings, metrics)
+    if settings.worker_metrics:
+        start_http_server(settings.worker_metrics, settings.host, metrics.registry)
     jobs = settings.worker_jobs
     # A connection for each job's end, one that listens, and those of the clock.
     queue = JobQueue(settings.database_url or "", pool=jobs + 3)
@@ -60,13 +66,22 @@ async def _work(settings: Settings, until_idle: bool, grace: float) -> None:
     ]
     if settings.train_schedule:
         periodic.append(Periodic("train", settings.train_schedule, trainings.train_all))
+    observer = container.job_observer()
+
+    async def measure_depth() -> None:
+        observer.waiting(*await queue.depth())
+
     doing = Worker(
         queue,
         {TRAINING: trainings.run, IMPORT: container.catalogue_import().run_import},
         periodic,
-        [Repeated("webhooks", WEBHOOK_SECONDS, container.webhook_delivery().run_once)],
+        [
+            Repeated("webhooks", WEBHOOK_SECONDS, container.webhook_delivery().run_once),
+            Repeated("queue_depth", DEPTH_SECONDS, measure_depth),
+        ],
         concurrency=jobs,
         grace=grace,
+        observer=observer,
     )
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -96,6 +96,10 @@ class EventSpool:
             self._own = None
 
     @property
+    def max_bytes(self) -> int:
+        return self._max_bytes
+
+    @property
     def bytes(self) -> int:
         """Of events that are not in the log yet."""
         active = self._active

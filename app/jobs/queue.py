@@ -14,6 +14,14 @@ from app.domain.errors import Unavailable
 HELD_BY_MERCHANT: Final = "merchant"
 """The argument whose jobs of one name run one after the other."""
 
+_DEPTH: Final = """
+SELECT count(*) AS jobs,
+    coalesce(extract(epoch FROM now() - min(coalesce(job.scheduled_at, deferred.at))), 0) AS oldest
+FROM procrastinate_jobs job
+LEFT JOIN procrastinate_events deferred ON deferred.job_id = job.id AND deferred.type = 'deferred'
+WHERE job.status = 'todo' AND coalesce(job.scheduled_at, now()) <= now()
+"""
+
 
 class JobQueue:
     """Leaves jobs for the worker. Open it before the first `enqueue`, close it at the end.
@@ -79,6 +87,18 @@ class JobQueue:
         except (exceptions.ConnectorException, exceptions.AppNotOpen, psycopg.Error) as error:
             raise _unavailable() from error
         return found
+
+    async def depth(self) -> tuple[int, float]:
+        """Jobs that are due and not begun, and for how many seconds the oldest has been due.
+
+        Raises:
+            Unavailable: the queue is away.
+        """
+        try:
+            row = await self.app.connector.execute_query_one_async(_DEPTH)
+        except (exceptions.ConnectorException, exceptions.AppNotOpen, psycopg.Error) as error:
+            raise _unavailable() from error
+        return int(row["jobs"]), max(0.0, float(row["oldest"]))
 
 
 def _unavailable() -> Unavailable:

@@ -7,7 +7,7 @@ import datetime
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import procrastinate
 import psycopg
@@ -49,6 +49,18 @@ class Repeated:
     handler: Callable[[], Awaitable[object]]
 
 
+class Observer(Protocol):
+    """Counts. `app.telemetry` has no part in what happens here."""
+
+    def ended(self, task: str, outcome: str, seconds: float) -> None:
+        """Outcomes: done, failed, put_off (a store was away: tried again)."""
+        ...
+
+
+class _Unobserved:
+    def ended(self, task: str, outcome: str, seconds: float) -> None: ...
+
+
 class Worker:
     """
     Args:
@@ -70,7 +82,9 @@ class Worker:
         *,
         concurrency: int = 2,
         grace: float = 30.0,
+        observer: Observer | None = None,
     ) -> None:
+        observer = observer or _Unobserved()
         self._app = queue.app
         self._repeated = repeated
         self._concurrency = concurrency
@@ -78,14 +92,16 @@ class Worker:
         self._stopping = asyncio.Event()
         retry = _Retry()
         for name, handler in handlers.items():
-            self._app.task(name=name, retry=retry)(_logged(name, handler))
+            self._app.task(name=name, retry=retry)(
+                _observed(name, _logged(name, handler), observer)
+            )
         for one in (*periodic, Periodic("recover_jobs", "* * * * *", self._recover)):
             if not croniter.is_valid(one.cron):
                 raise InvalidInput(
                     f"{one.name}: {one.cron!r} is no cron expression: see man 5 crontab"
                 )
             task = self._app.task(name=one.name, queueing_lock=one.name, lock=one.name)(
-                _by_the_clock(one.name, one.handler)
+                _by_the_clock(one.name, one.handler, observer)
             )
             self._app.periodic(cron=one.cron)(task)
 
@@ -173,6 +189,22 @@ class _Retry(procrastinate.BaseRetryStrategy):
         return None
 
 
+def _observed(name: str, handler: Handler, observer: Observer) -> Handler:
+    async def job(**args: Any) -> None:
+        began = time.monotonic()
+        outcome = "failed"
+        try:
+            await handler(**args)
+            outcome = "done"
+        except (Unavailable, asyncio.CancelledError):
+            outcome = "put_off"
+            raise
+        finally:
+            observer.ended(name, outcome, time.monotonic() - began)
+
+    return job
+
+
 def _logged(name: str, handler: Handler) -> Handler:
     async def job(**args: Any) -> None:
         log.info("job_started", task=name, **args)
@@ -193,11 +225,13 @@ def _logged(name: str, handler: Handler) -> Handler:
 
 
 def _by_the_clock(
-    name: str, handler: Callable[[], Awaitable[None]]
+    name: str, handler: Callable[[], Awaitable[None]], observer: Observer
 ) -> Callable[..., Awaitable[None]]:
+    observed = _observed(name, handler, observer)
+
     async def job(timestamp: int) -> None:  # noqa: ARG001  # procrastinate gives it
         try:
-            await handler()
+            await observed()
         except Unavailable as error:  # the next turn comes by itself
             log.warning("periodic_put_off", task=name, reason=error.message)
 

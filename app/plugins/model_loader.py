@@ -68,6 +68,7 @@ class ArtefactModelLoader:
             needs=needs,
             reasons=tuple(strategy.reasons),
             item_ids=artefact.item_ids,
+            watermark=manifest.watermark,
         )
 
     async def _load_apart(

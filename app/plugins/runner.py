@@ -153,6 +153,8 @@ class _Guard:
         self._merchant = merchant
         self._id = configuration_id
         self._observe = metrics.strategy_seconds.labels(configuration_id).observe
+        self._open = metrics.breaker_open.labels(merchant, configuration_id)
+        self._open.set(0)
         self._count = {
             failure: metrics.strategy_failures.labels(configuration_id, failure.value).inc
             for failure in Failure
@@ -177,6 +179,7 @@ class _Guard:
         if wrong is not None:
             return self.failed(Failure.INVALID, now, detail=wrong)
         if not self.breaker.closed:
+            self._open.set(0)
             log.info("strategy_recovered", merchant=self._merchant, configuration=self._id)
         self.breaker.succeeded()
         return outcome
@@ -191,6 +194,8 @@ class _Guard:
     ) -> Failure:
         was_closed = self.breaker.closed
         self.breaker.failed(now)
+        if not self.breaker.closed:
+            self._open.set(1)
         if was_closed:  # said while it is asked as usual, not at every attempt afterwards
             log.warning(
                 "strategy_failed",

@@ -12,7 +12,8 @@ table costs catalogue rows.
 from __future__ import annotations
 
 import socket
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Final
 
@@ -45,13 +46,20 @@ _KEEPALIVE: Final = {
 class Database:
     """Opens transactions. Shared by all stores of a process; holds no state of its own.
 
+    Args:
+        observe: is told of each transaction: seconds, the wait for a connection included, and
+            whether PostgreSQL answered.
+
     Raises (every method, also for what the body of the `async with` raises):
         Unavailable: PostgreSQL is away, overloaded, timed out or gave up on a lock. Where the
             connection broke during the commit, whether it took place is not known.
     """
 
-    def __init__(self, engine: AsyncEngine) -> None:
+    def __init__(
+        self, engine: AsyncEngine, observe: Callable[[float, bool], None] | None = None
+    ) -> None:
         self._engine = engine
+        self._observe = observe
 
     @asynccontextmanager
     async def merchant(
@@ -90,11 +98,31 @@ class Database:
     async def close(self) -> None:
         await self._engine.dispose()
 
+    def connections(self) -> tuple[int, int, int]:
+        """Connections in use, idle ones, and how many there may be."""
+        pool: Any = self._engine.pool
+        return pool.checkedout(), pool.checkedin(), pool.size()
+
+    @contextmanager
+    def _observed(self) -> Iterator[None]:
+        if self._observe is None:
+            yield
+            return
+        began = time.perf_counter()
+        answered = True
+        try:
+            yield
+        except Unavailable:
+            answered = False
+            raise
+        finally:
+            self._observe(time.perf_counter() - began, answered)
+
     @asynccontextmanager
     async def _transaction(
         self, merchant: MerchantId, statement_timeout: float | None, snapshot: bool = False
     ) -> AsyncIterator[AsyncConnection]:
-        with _translated():
+        with self._observed(), _translated():
             async with self._engine.connect() as connection:
                 if snapshot:
                     await connection.execution_options(isolation_level="REPEATABLE READ")
@@ -125,6 +153,7 @@ def connect(
     pool_timeout: float = 3.0,
     connect_timeout: float = 5.0,
     application_name: str = "vitrine",
+    observe: Callable[[float, bool], None] | None = None,
 ) -> Database:
     """A Database on `url`; connections are opened when needed.
 
@@ -134,6 +163,7 @@ def connect(
         statement_timeout: seconds a statement may take, 0: no bound.
         pool_timeout: seconds to wait for a free connection before Unavailable.
         connect_timeout: seconds to open one.
+        observe: see Database.
     """
     return Database(
         engine(
@@ -143,7 +173,8 @@ def connect(
             pool_timeout=pool_timeout,
             connect_timeout=connect_timeout,
             application_name=application_name,
-        )
+        ),
+        observe,
     )
 
 

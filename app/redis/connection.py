@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 from urllib.parse import quote
@@ -32,6 +33,7 @@ class RedisConnection:
         pool: connections at most (a node); a call waits `timeout` seconds for a free one.
         timeout: seconds for one answer.
         connect_timeout: seconds to open a connection.
+        observe: is told of each call: seconds, and whether Redis answered.
     """
 
     def __init__(
@@ -42,7 +44,9 @@ class RedisConnection:
         pool: int = 32,
         timeout: float = 5.0,
         connect_timeout: float = 1.0,
+        observe: Callable[[float, bool], None] | None = None,
     ) -> None:
+        self._observe = observe
         # One retry at once, for a connection that went away while it was idle. Waiting is not for
         # this layer: who calls knows what it can do without Redis.
         options: dict[str, Any] = {
@@ -71,14 +75,21 @@ class RedisConnection:
         Raises:
             Unavailable: Redis is away, slow or refuses for now.
         """
+        began = time.perf_counter()
+        answered = False  # nor is who gives up waiting answered
         try:
             yield
+            answered = True
         except ResponseError as error:
             if not str(error).startswith(_PASSING) and _PASSING[-1] not in str(error):
+                answered = True
                 raise
             raise _unavailable() from error
         except (RedisError, RedisClusterException, OSError, TimeoutError) as error:
             raise _unavailable() from error
+        finally:
+            if self._observe is not None:
+                self._observe(time.perf_counter() - began, answered)
 
     def pipeline(self) -> Any:
         """Commands that are sent together, no transaction. On a cluster they are split by node and

@@ -6,7 +6,8 @@ hash tag `{merchant:shopper}`.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final
 from urllib.parse import quote
@@ -19,6 +20,7 @@ from redis.exceptions import RedisError
 from app.domain.errors import Unavailable
 from app.domain.event import REMEMBERED, Event, HistoryEntry, Shopper
 from app.domain.merchant import MerchantId
+from app.redis.placements import placements_key
 from app.services.track import Identity
 
 _SLACK: Final = 1.2  # a list is trimmed once it is so much longer than it has to be
@@ -41,12 +43,21 @@ class HistoryStore:
         redis: a client that does not decode answers.
         length: entries kept a shopper.
         days: how long after the last event a history is kept.
+        observe: is told of each call: seconds, and whether Redis answered.
 
     Raises (every method):
         Unavailable: Redis does not answer.
     """
 
-    def __init__(self, redis: Redis | RedisCluster, *, length: int = 100, days: int = 90) -> None:
+    def __init__(
+        self,
+        redis: Redis | RedisCluster,
+        *,
+        length: int = 100,
+        days: int = 90,
+        observe: Callable[[float, bool], None] | None = None,
+    ) -> None:
+        self._observe = observe
         self._redis: Any = redis  # redis-py types the two clients' pipelines differently
         self._length = length
         self._seconds = days * 86400
@@ -162,7 +173,9 @@ class HistoryStore:
                 key = history_key(merchant, shopper_id)
                 pipeline.delete(key)
                 pipeline.delete(f"{key}:joining")
-            return sum(await pipeline.execute())
+                pipeline.delete(placements_key(merchant, shopper_id))
+            deleted: list[int] = await pipeline.execute()
+        return sum(deleted) - sum(deleted[2::3])
 
     async def is_built(self, merchant: MerchantId) -> bool:
         """Whether the merchant's histories were made since Redis was last empty."""
@@ -206,11 +219,17 @@ class HistoryStore:
 
     @asynccontextmanager
     async def _pipeline(self) -> AsyncIterator[Any]:
+        began = time.perf_counter()
+        answered = False  # nor is who gives up waiting answered
         try:
             async with self._redis.pipeline(transaction=False) as pipeline:
                 yield pipeline
+            answered = True
         except (RedisError, OSError) as error:
             raise _unavailable() from error
+        finally:
+            if self._observe is not None:
+                self._observe(time.perf_counter() - began, answered)
 
 
 def _built_key(merchant: MerchantId) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 
 import msgspec
 
@@ -16,10 +17,17 @@ _decode = msgspec.json.Decoder(list[HistoryEntry]).decode
 
 class CoalescedHistoryReader:
     """Implements `app.services.shopper_history.HistoryReader`. Not for a cluster: there,
-    `HistoryStore` does."""
+    `HistoryStore` does.
 
-    def __init__(self, redis: CoalescingRedis) -> None:
+    Args:
+        observe: is told of each call: seconds, and whether Redis answered.
+    """
+
+    def __init__(
+        self, redis: CoalescingRedis, observe: Callable[[float, bool], None] | None = None
+    ) -> None:
         self._redis = redis
+        self._observe = observe
 
     async def read(
         self, merchant: MerchantId, shopper: Shopper, limit: int
@@ -41,7 +49,14 @@ class CoalescedHistoryReader:
         ]
         if not commands:
             return ()
-        lists = [found for found in await self._redis.call(commands) if found]
+        began = time.perf_counter()
+        answered = False  # nor is who gives up waiting answered
+        try:
+            lists = [found for found in await self._redis.call(commands) if found]
+            answered = True
+        finally:
+            if self._observe is not None:
+                self._observe(time.perf_counter() - began, answered)
         if not lists:
             return ()
         entries = _decode(b"[" + b",".join([entry for found in lists for entry in found]) + b"]")

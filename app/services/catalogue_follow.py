@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable, Sequence
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -104,6 +105,8 @@ class Follower:
         self._source_seconds = source_seconds
         self._followed: dict[Place, _Followed] = {}
         self._wanted: dict[Place, int] = {}  # versions in PostgreSQL, when it was asked last
+        # Versions that are not served yet, with the time at which each became known, oldest first.
+        self._awaited: dict[Place, deque[tuple[int, float]]] = {}
         self._known = False  # it was asked once, and answered
         self._asked = -1e9
         self._asking: asyncio.Task[None] | None = None
@@ -153,6 +156,17 @@ class Follower:
             if not self._state((merchant, section)).loaded
         ]
 
+    def lags(self) -> Mapping[Place, float]:
+        """For how many seconds each section has known of a version that it does not serve yet."""
+        now = time.monotonic()
+        found = {}
+        for place, awaited in self._awaited.items():
+            version = self._indexes.get(*place).version
+            while awaited and awaited[0][0] <= version:
+                awaited.popleft()
+            found[place] = now - awaited[0][1] if awaited else 0.0
+        return found
+
     async def _begin(self, *, hear_source: bool = False) -> None:
         """Finds out what is new, and begins to follow it. It waits for PostgreSQL only where it
         has to: Redis is followed while that is slow."""
@@ -189,7 +203,20 @@ class Follower:
             log.exception("following_failed")
         else:
             self._wanted = {place: version for place, version in versions.items() if version}
+            self._note_awaited()
             self._known = True
+
+    def _note_awaited(self) -> None:
+        now = time.monotonic()
+        for place, version in self._wanted.items():
+            awaited = self._awaited.setdefault(place, deque())
+            served = self._indexes.get(*place).version
+            while awaited and awaited[0][0] <= served:
+                awaited.popleft()
+            if awaited and awaited[-1][0] > version:
+                awaited.clear()  # PostgreSQL was restored to an earlier time
+            if version > max(served, awaited[-1][0] if awaited else 0):
+                awaited.append((version, now))
 
     def _is_due(self, place: Place, state: Projected | None) -> bool:
         index, followed = self._indexes.get(*place), self._state(place)

@@ -66,6 +66,7 @@ class LoadedModel:
     needs: Needs
     reasons: tuple[str, ...]
     item_ids: Sequence[str]  # by position
+    watermark: int = 0  # Unix seconds: no event after it was seen; 0: unknown
 
 
 class ModelLoader(Protocol):
@@ -210,7 +211,15 @@ class Serving:
             except Exception as error:  # a defect: what is served stays, and following goes on
                 log.error("configuration_not_followed", exc_info=error)
                 self._away = f"the configuration cannot be followed: {type(error).__name__}"
+            await self.catch_up()
             await asyncio.sleep(self._poll_seconds)
+
+    async def catch_up(self) -> None:
+        """Do what rules ask for after the catalogue changed, ahead of the requests that would."""
+        for snapshot in tuple(self._snapshots.values()):
+            rulings = snapshot.rulings
+            while rulings is not None and not rulings.catch_up():  # noqa: ASYNC110
+                await asyncio.sleep(0)
 
     async def refresh(self) -> bool:
         """Bring the snapshots to what is published now; whether anything changed.
@@ -363,6 +372,7 @@ class Serving:
             index=index,
             rows=rows,
             positions=positions,
+            watermark=loaded.watermark,
         )
 
     def _pod(self, merchant: MerchantId, pod: Pod, models: Mapping[str, ServedModel]) -> ServedPod:

@@ -37,6 +37,7 @@ class ServedModel:
     positions: IntArray
     """By row; -1: the model does not know the item. The last one is -1 and stands for all rows
     that came later."""
+    watermark: int = 0
     _masks: dict[Expression, tuple[int, BoolArray]] = field(default_factory=dict)
 
     @property

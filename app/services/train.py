@@ -131,6 +131,16 @@ class ModelVersionStore(Protocol):
         ...
 
 
+class Observer(Protocol):
+    """Counts. `app.telemetry` has no part in what happens here."""
+
+    def trained(
+        self, merchant: str, configuration: str, strategy: str, outcome: str, seconds: float
+    ) -> None:
+        """Outcomes: published, kept_back, fitted (waits to be published), failed."""
+        ...
+
+
 class StrategyConfigurationSource(Protocol):
     async def all(self, merchant: MerchantId) -> Sequence[StrategyConfiguration]: ...
 
@@ -147,6 +157,7 @@ class Training:
     Args:
         publish: makes a version serve: `Models.publish_fitted`.
         run_in_thread: for what blocks on disk or network (`asyncio.to_thread`).
+        observer: is told of each configuration's training.
     """
 
     def __init__(
@@ -160,7 +171,9 @@ class Training:
         strategies: StrategyFinder,
         publish: Publish,
         run_in_thread: Callable[..., Awaitable[None]],
+        observer: Observer | None = None,
     ) -> None:
+        self._observer = observer
         self._source = source
         self._fitter = fitter
         self._artefacts = artefacts
@@ -204,6 +217,7 @@ class Training:
                 strategy = self._ready(configuration)
             except InvalidInput as error:
                 results[configuration.id] = self._failed(merchant, configuration, error)
+                self._tell(merchant, configuration, results[configuration.id], time.monotonic())
             else:
                 ready.setdefault(configuration.section, []).append((configuration, strategy))
         for section, pairs in ready.items():
@@ -212,6 +226,7 @@ class Training:
             async with self._fitter.prepare(training_set) as prepared:
                 del training_set  # the child processes have it on disk
                 for configuration, strategy in pairs:
+                    began = time.monotonic()
                     progress(f"fitting {configuration.id} ({strategy.name} {strategy.version})")
                     try:
                         version = await self._one(
@@ -223,7 +238,31 @@ class Training:
                     else:
                         results[configuration.id] = Trained(configuration.id, version)
                         progress(_summary(version))
+                    self._tell(merchant, configuration, results[configuration.id], began)
         return [results[configuration.id] for configuration in chosen]
+
+    def _tell(
+        self,
+        merchant: MerchantId,
+        configuration: StrategyConfiguration,
+        trained: Trained,
+        began: float,
+    ) -> None:
+        if self._observer is None:
+            return
+        if trained.version is None:
+            outcome = "failed"
+        elif trained.kept_back is not None:
+            outcome = "kept_back"
+        else:
+            outcome = trained.version.state.value
+        self._observer.trained(
+            merchant,
+            configuration.id,
+            configuration.strategy,
+            outcome,
+            time.monotonic() - began,
+        )
 
     async def _choose(
         self, merchant: MerchantId, ids: Sequence[str]

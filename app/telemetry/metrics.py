@@ -35,6 +35,8 @@ REQUEST_BUCKETS: Final = (
 )
 STRATEGY_BUCKETS: Final = (0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.05, 0.1)
 COMMIT_BUCKETS: Final = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0)
+STORE_BUCKETS: Final = (0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 5.0)
+JOB_BUCKETS: Final = (0.1, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 14400.0)
 
 GaugeMode = Literal["livesum", "livemax", "livemin", "livemostrecent"]
 
@@ -90,6 +92,12 @@ class Metrics:
             "vitrine_strategy_failures_total",
             "Times that a strategy gave nothing, by reason (late, raised, invalid, unfitted).",
             ("strategy", "reason"),
+        )
+        self.breaker_open = self._gauge(
+            "vitrine_strategy_breaker_open",
+            "1 while a merchant's strategy is not asked, for it failed again and again.",
+            ("merchant", "strategy"),
+            "livemax",
         )
         self.fallbacks = self._counter(
             "vitrine_recommendation_fallbacks_total",
@@ -158,6 +166,19 @@ class Metrics:
             ("merchant", "section"),
         )
 
+        self.catalogue_lag = self._gauge(
+            "vitrine_catalogue_lag_seconds",
+            "How long a worker has known of a catalogue version that it does not serve yet.",
+            ("merchant", "section"),
+            "livemax",
+        )
+        self.configuration_stale = self._gauge(
+            "vitrine_configuration_stale",
+            "1 while a worker cannot ask for what is published.",
+            (),
+            "livemax",
+        )
+
         # Events
         self.events = self._counter(
             "vitrine_events_total",
@@ -181,7 +202,118 @@ class Metrics:
             "livesum",
         )
 
+        self.event_spool_limit = self._gauge(
+            "vitrine_event_spool_limit_bytes",
+            "Events that the disk may take; 0: there is no spool.",
+            (),
+            "livesum",
+        )
+
+        # Business: what recommendations brought; see app/services/attribute.py
+        placement = ("merchant", "pod", "strategy")
+        self.impressions = self._counter(
+            "vitrine_recommendation_impressions_total",
+            "Items that shoppers saw in a pod.",
+            placement,
+        )
+        self.clicks = self._counter(
+            "vitrine_recommendation_clicks_total", "Clicks on items of a pod.", placement
+        )
+        self.carts = self._counter(
+            "vitrine_recommendation_carts_total",
+            "Items put into the cart after a click in a pod.",
+            placement,
+        )
+        self.purchases = self._counter(
+            "vitrine_recommendation_purchases_total",
+            "Order lines of items that were clicked in a pod before.",
+            placement,
+        )
+        self.revenue = self._counter(
+            "vitrine_recommendation_revenue_total",
+            "What those order lines brought, in the merchant's currency.",
+            placement,
+        )
+        self.shop_purchases = self._counter(
+            "vitrine_shop_purchases_total", "Order lines of the whole shop.", ("merchant",)
+        )
+        self.shop_revenue = self._counter(
+            "vitrine_shop_revenue_total",
+            "What all order lines brought, in the merchant's currency.",
+            ("merchant",),
+        )
+        self.unattributed = self._counter(
+            "vitrine_attribution_failures_total",
+            "Events that could not be attributed, by reason (away, full).",
+            ("reason",),
+        )
+
+        # Stores
+        self.postgres_seconds = self._histogram(
+            "vitrine_postgres_transaction_duration_seconds",
+            "Time of a transaction, the wait for a connection included.",
+            (),
+            STORE_BUCKETS,
+        )
+        self.postgres_unavailable = self._counter(
+            "vitrine_postgres_unavailable_total", "Transactions that PostgreSQL did not answer."
+        )
+        self.postgres_connections = self._gauge(
+            "vitrine_postgres_pool_connections",
+            "Connections by state (in_use, idle).",
+            ("state",),
+            "livesum",
+        )
+        self.postgres_limit = self._gauge(
+            "vitrine_postgres_pool_limit", "Connections that may be opened.", (), "livesum"
+        )
+        self.redis_seconds = self._histogram(
+            "vitrine_redis_call_duration_seconds",
+            "Time of a call, by the client (request, background).",
+            ("client",),
+            STORE_BUCKETS,
+        )
+        self.redis_unavailable = self._counter(
+            "vitrine_redis_unavailable_total", "Calls that Redis did not answer.", ("client",)
+        )
+
+        # Background work: `vitrine worker` has them at its own /metrics
+        self.jobs = self._counter(
+            "vitrine_jobs_total",
+            "Jobs by outcome (done, failed, put_off).",
+            ("task", "outcome"),
+        )
+        self.job_seconds = self._histogram(
+            "vitrine_job_duration_seconds", "Time that a job took.", ("task",), JOB_BUCKETS
+        )
+        self.jobs_waiting = self._gauge(
+            "vitrine_jobs_waiting", "Jobs that are due and not begun.", (), "livemax"
+        )
+        self.jobs_oldest = self._gauge(
+            "vitrine_jobs_oldest_waiting_seconds",
+            "How long the oldest of them has been due.",
+            (),
+            "livemax",
+        )
+        self.trainings = self._counter(
+            "vitrine_trainings_total",
+            "Fits by outcome (published, kept_back, fitted, failed).",
+            ("merchant", "configuration", "outcome"),
+        )
+        self.training_seconds = self._histogram(
+            "vitrine_training_duration_seconds",
+            "Time from data to a stored model version.",
+            ("strategy",),
+            JOB_BUCKETS,
+        )
+
         # Models
+        self.model_watermark = self._gauge(
+            "vitrine_model_watermark_timestamp_seconds",
+            "Time of the newest event that the serving model could learn from.",
+            ("merchant", "configuration"),
+            "livemin",
+        )
         self.model_number = self._gauge(
             "vitrine_model_version_number",
             "Number of the model version that the slowest worker serves.",
@@ -192,6 +324,18 @@ class Metrics:
         # The process
         self.ready = self._gauge(
             "vitrine_workers_ready", "Workers that are ready to serve.", (), "livesum"
+        )
+        self.loop_lag = self._gauge(
+            "vitrine_event_loop_lag_seconds",
+            "How late the event loop of the busiest worker woke up, last time it was looked at.",
+            (),
+            "livemax",
+        )
+        self.resident = self._gauge(
+            "vitrine_resident_memory_bytes", "Memory of all workers.", (), "livesum"
+        )
+        self.cpu_seconds = self._counter(
+            "vitrine_cpu_seconds_total", "Processor time that the workers used."
         )
         self.build = self._gauge(
             "vitrine_build_info", "1, with the version that runs.", ("version",), "livemax"

@@ -4,7 +4,7 @@ none of the domain's types is known here."""
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 from app.telemetry.metrics import Metrics
 
@@ -20,10 +20,17 @@ class _Typed(Protocol):
 
 
 class EventObserver:
-    """Satisfies `app.services.track.Observer`."""
+    """Satisfies `app.services.track.Observer`.
 
-    def __init__(self, metrics: Metrics) -> None:
+    Args:
+        accepted: is called with each event that was accepted.
+    """
+
+    def __init__(
+        self, metrics: Metrics, accepted: Callable[[Any], None] = lambda _event: None
+    ) -> None:
         self._metrics = metrics
+        self._accepted = accepted
         self._counted: dict[tuple[str, str], Callable[[], None]] = {}
         self._committed = metrics.event_commit_seconds.observe
         self._waiting = metrics.events_waiting.set
@@ -39,6 +46,8 @@ class EventObserver:
             count = self._metrics.events.labels(key[0].lower(), outcome).inc
             self._counted[key] = count
         count()
+        if outcome == "accepted":
+            self._accepted(event)
 
     def depth(self, queued: int, spooled_bytes: int) -> None:
         self._waiting(queued)
@@ -56,3 +65,47 @@ class ProjectionObserver:
 
     def mended(self, merchant: str, section: str, items: int) -> None:
         self._metrics.mended_items.labels(merchant, section).inc(items)
+
+
+def postgres_observer(metrics: Metrics) -> Callable[[float, bool], None]:
+    """What `app.postgres.database.connect` tells of transactions."""
+    return _timed(metrics.postgres_seconds.observe, metrics.postgres_unavailable.inc)
+
+
+def redis_observer(metrics: Metrics, client: str) -> Callable[[float, bool], None]:
+    """What a `RedisConnection` and those who share it tell of calls."""
+    return _timed(
+        metrics.redis_seconds.labels(client).observe, metrics.redis_unavailable.labels(client).inc
+    )
+
+
+def _timed(
+    observe: Callable[[float], None], unavailable: Callable[[], None]
+) -> Callable[[float, bool], None]:
+    def told(seconds: float, answered: bool) -> None:
+        observe(seconds)
+        if not answered:
+            unavailable()
+
+    return told
+
+
+class JobObserver:
+    """Satisfies `app.jobs.worker.Observer` and `app.services.train.Observer`."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+    def ended(self, task: str, outcome: str, seconds: float) -> None:
+        self._metrics.jobs.labels(task, outcome).inc()
+        self._metrics.job_seconds.labels(task).observe(seconds)
+
+    def waiting(self, jobs: int, oldest: float) -> None:
+        self._metrics.jobs_waiting.set(jobs)
+        self._metrics.jobs_oldest.set(oldest)
+
+    def trained(
+        self, merchant: str, configuration: str, strategy: str, outcome: str, seconds: float
+    ) -> None:
+        self._metrics.trainings.labels(merchant, configuration, outcome).inc()
+        self._metrics.training_seconds.labels(strategy).observe(seconds)
