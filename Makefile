@@ -43,3 +43,52 @@ format: $(INSTALLED)  ## Format the code
 
 clean:  ## Remove the virtual environment and all that was built (.vitrine stays)
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache build *.egg-info strategies/*/src/*.egg-info strategies/*/build
+
+# Delivery: what pipelines call. ops/README.md tells of each.
+IMAGE ?= vitrine:dev
+ENVIRONMENT ?= staging
+URL ?= http://127.0.0.1:$(PORT)
+TAG ?= Unreleased
+OPS := $(VENV)/.ops
+
+.PHONY: ops-check image push migrate-check deploy smoke rollback sbom release-notes
+
+$(OPS): $(INSTALLED) ops/constraints/ops.txt
+	$(BIN)/python -m pip install --quiet --constraint ops/constraints/python.txt \
+		--constraint ops/constraints/ops.txt --editable '.[ops,otel]'
+	@touch $@
+
+ops-check: $(OPS)  ## Validate everything in ops/ that this machine can; say what was skipped
+	$(BIN)/python -m ops.check
+
+migrate-check: $(INSTALLED)  ## Migrate an empty database up, down, and up; compare with the code
+	rm -rf build/migrate-check && mkdir -p build
+	VITRINE_HOME=build/migrate-check $(BIN)/vitrine migrate up
+	VITRINE_HOME=build/migrate-check $(BIN)/vitrine migrate check
+	VITRINE_HOME=build/migrate-check $(BIN)/vitrine migrate down base --yes
+	VITRINE_HOME=build/migrate-check $(BIN)/vitrine migrate up
+	rm -rf build/migrate-check
+
+image:  ## Build the container image (IMAGE=)
+	docker build --file ops/deploy/Dockerfile --tag $(IMAGE) .
+
+push:  ## Push it, as REGISTRY_USER with REGISTRY_PASSWORD
+	@printf '%s' "$$REGISTRY_PASSWORD" | docker login --username "$$REGISTRY_USER" --password-stdin $(firstword $(subst /, ,$(IMAGE)))
+	docker push $(IMAGE)
+
+deploy:  ## Bring ENVIRONMENT= to IMAGE= on AWS
+	ops/deploy/deploy.sh $(ENVIRONMENT) $(IMAGE)
+
+smoke:  ## Ask a running service (URL=) what a shop would
+	$(PYTHON) ops/deploy/smoke.py $(URL)
+
+rollback:  ## Bring ENVIRONMENT= back to the image before the one that runs
+	ops/deploy/rollback.sh $(ENVIRONMENT)
+
+sbom: $(OPS)  ## Write build/sbom.json: all that is installed
+	mkdir -p build
+	$(BIN)/cyclonedx-py environment --output-file build/sbom.json $(BIN)/python
+
+release-notes:  ## Write build/release-notes.md: the changelog's part of TAG=
+	mkdir -p build
+	$(PYTHON) ops/deploy/release_notes.py $(TAG) > build/release-notes.md
