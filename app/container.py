@@ -16,6 +16,7 @@ from app.domain.gate import GateRule
 from app.domain.item_index import ItemIndexes
 from app.domain.rendered import RenderedItems
 from app.files.catalogue_files import CatalogueFiles
+from app.files.event_archive import EventArchive
 from app.files.event_spool import EventSpool
 from app.http.admin_audit import AdminAudit
 from app.http.admin_keys import AdminKeys
@@ -25,7 +26,9 @@ from app.http.admin_rule_previews import AdminRulePreviews
 from app.http.admin_rule_versions import AdminRuleVersions
 from app.http.admin_rules import AdminRules
 from app.http.admin_running import AdminRunning
+from app.http.admin_shoppers import AdminShoppers
 from app.http.admin_strategies import AdminStrategies
+from app.http.admin_webhooks import AdminWebhooks
 from app.http.catalogue import CatalogueHandler, ItemGroupsHandler
 from app.http.catalogue_files import CatalogueFilesHandler, CatalogueTasksHandler
 from app.http.client_address import ClientAddress
@@ -49,6 +52,7 @@ from app.postgres.catalogue import Catalogue
 from app.postgres.catalogue_write import CatalogueWriter
 from app.postgres.configuration import ConfigurationReader
 from app.postgres.database import connect
+from app.postgres.event_days import EventDays
 from app.postgres.event_log import EventLog
 from app.postgres.idempotency import IdempotencyKeyStore
 from app.postgres.merchants import Merchants
@@ -59,6 +63,7 @@ from app.postgres.retention import ExpiringRows
 from app.postgres.rule_samples import RuleSamples
 from app.postgres.rule_sets import RuleSetStore
 from app.postgres.served_samples import PostgresServedSamples
+from app.postgres.shopper_log import ShopperLog
 from app.postgres.strategy_configurations import StrategyConfigurationStore
 from app.postgres.tasks import Tasks
 from app.postgres.training_data import TrainingDataReader
@@ -69,6 +74,7 @@ from app.redis.history import HistoryStore
 from app.redis.history_reader import CoalescedHistoryReader
 from app.redis.item_features import RedisItemFeatures
 from app.redis.placements import Placements
+from app.redis.shopper_placements import ShopperPlacements
 from app.services.attribute import Attribution
 from app.services.catalogue_follow import Follower
 from app.services.catalogue_import import CatalogueImport, ImportRecovery
@@ -81,16 +87,17 @@ from app.services.ingest import Ingest
 from app.services.merchandise import Merchandise
 from app.services.models import Models
 from app.services.preview import Previews
+from app.services.privacy import Privacy
 from app.services.published_rules import MerchantRulesCompiler
 from app.services.recommend import Recommend
-from app.services.retention import Retention
+from app.services.retention import EventRetention, Retention
 from app.services.serving import Serving
 from app.services.shopper_history import Histories
 from app.services.track import Tracker
 from app.services.train import Training
 from app.services.training_tasks import TrainingRequests, TrainingTasks
 from app.services.vitals import Vitals
-from app.services.webhooks import WebhookDelivery
+from app.services.webhooks import WebhookDelivery, Webhooks
 from app.settings import Settings
 from app.telemetry.metrics import Metrics
 from app.telemetry.observers import (
@@ -103,6 +110,7 @@ from app.telemetry.observers import (
 
 BACKGROUND_TIMEOUT: Final = 5.0  # seconds that background work waits for an answer of Redis
 
+EVENT_CONNECTIONS: Final = 4  # to PostgreSQL, for events alone
 RETENTION_SAMPLE_DAYS: Final = 30
 RETENTION_KEY_DAYS: Final = 2
 RETENTION_TASK_DAYS: Final = 90
@@ -131,6 +139,17 @@ def _retention_days(settings: Settings) -> dict[str, int]:
         "idempotency_key": RETENTION_KEY_DAYS,
         "task": RETENTION_TASK_DAYS,
     }
+
+
+def _event_retention(
+    settings: Settings, log: EventDays, merchants: ConfigurationReader
+) -> EventRetention | None:
+    if settings.event_days is None:
+        return None
+    url = settings.event_archive_url
+    return EventRetention(
+        log, merchants, settings.event_days, None if url is None else EventArchive(url)
+    )
 
 
 class Container(containers.DeclarativeContainer):
@@ -179,7 +198,16 @@ class Container(containers.DeclarativeContainer):
     strategy_configuration_store = providers.Singleton(StrategyConfigurationStore, database)
     model_versions = providers.Singleton(ModelVersionStore, database)
     audit_log = providers.Singleton(AuditLog, database)
-    event_log = providers.Singleton(EventLog, database)
+    # A pool of its own, so that what merchants ask for cannot keep shoppers' events waiting.
+    event_database = providers.Singleton(
+        connect,
+        settings.provided.database_url,
+        pool=EVENT_CONNECTIONS,
+        observe=providers.Singleton(postgres_observer, metrics),
+    )
+    event_log = providers.Singleton(
+        EventLog, event_database, attribution_days=settings.provided.attribution_days
+    )
     recent_events = providers.Singleton(RecentEvents, database)
     expiring_rows = providers.Singleton(ExpiringRows, database)
     job_queue = providers.Singleton(JobQueue, settings.provided.database_url)
@@ -287,6 +315,18 @@ class Container(containers.DeclarativeContainer):
         models,
         configuration_reader,
         providers.Callable(_retention_days, settings),
+        providers.Singleton(
+            _event_retention,
+            settings,
+            providers.Singleton(EventDays, database),
+            configuration_reader,
+        ),
+    )
+    privacy = providers.Singleton(
+        Privacy,
+        providers.Singleton(ShopperLog, database),
+        history,
+        providers.Singleton(ShopperPlacements, background_redis),
     )
 
     # Webhooks
@@ -426,7 +466,11 @@ class Container(containers.DeclarativeContainer):
             previews,
             providers.Singleton(RuleReach, indexes),
         ),
+        providers.Singleton(
+            AdminWebhooks, providers.Singleton(Webhooks, webhook_store), idempotency
+        ),
         providers.Singleton(AdminAudit, audit_log),
         providers.Singleton(AdminRunning, serving, runner),
+        providers.Singleton(AdminShoppers, privacy),
     )
     rate_limit = providers.Singleton(RateLimit)

@@ -20,6 +20,7 @@ from app.http.health import Check, HealthHandler, Readiness
 from app.http.metrics import MetricsHandler
 from app.http.operation import Operation
 from app.http.server import Limits, Place
+from app.services.stopping import stop
 from app.settings import Settings
 
 log = structlog.get_logger()
@@ -106,9 +107,7 @@ class ServingProcess:
 
     async def stop(self) -> None:
         """Nothing that was acknowledged is lost; a part that fails to stop stops no other's."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await stop(*self._tasks)
         for close in reversed(self._started):
             try:
                 await close()
@@ -159,6 +158,7 @@ class ServingProcess:
             container.request_redis().close,
             container.coalescing_redis().close,
             container.background_redis().close,
+            container.event_database().close,
             container.database().close,
         ):
             try:

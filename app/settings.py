@@ -69,6 +69,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     served_sample_rate: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.01
     event_id_days: Positive = 30
     """How long an event's fingerprint is remembered; an order's is for ever."""
+    attribution_days: Positive = 7
+    """How long after a click a purchase of the same item is credited to the list clicked in."""
+    event_days: Annotated[int, msgspec.Meta(ge=31)] | None = None
+    """Days of the event log that are kept; older ones are dropped at night. None: all."""
+    event_archive_url: str | None = None
+    """Where days are written as Parquet before they are dropped: a directory, or any fsspec URL.
+    None: nowhere."""
     event_spool: Path | None = None
     """A folder on a volume that outlives the process, where events are kept while PostgreSQL is
     away. None: they are refused with 503 meanwhile."""

@@ -25,6 +25,7 @@ from app.domain.errors import Unavailable
 from app.domain.item_index import ItemIndex, ItemIndexes, PreparedChange
 from app.domain.merchant import MerchantId
 from app.services.catalogue_sync import CatalogueSource, Change, FeatureCache, Projected
+from app.services.stopping import stop
 
 log = structlog.get_logger()
 
@@ -127,9 +128,8 @@ class Follower:
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._woken.wait(), self._poll_seconds)
         finally:
-            for task in (*self._busy.values(), self._asking):
-                if task is not None:
-                    task.cancel()
+            asking = () if self._asking is None else (self._asking,)
+            await stop(*self._busy.values(), *asking)
 
     async def poll(self) -> None:
         """Brings every index to what Redis has, or while that is away, to what PostgreSQL has.
