@@ -29,6 +29,7 @@ from vitrine_sdk.ranking import ranked
 
 DAY = 86_400
 ROWS = 2048  # items at a time while neighbours are found
+SAMPLE = 256  # shoppers whose scores tell the magnitude
 
 Weight = Annotated[float, msgspec.Meta(ge=0, le=1000)]
 
@@ -45,13 +46,17 @@ class CollaborativeConfig(Config, frozen=True, kw_only=True, forbid_unknown_fiel
     history: Annotated[int, msgspec.Meta(ge=1, le=5000)] = 1000
     """How many of the latest events are looked at; no more than the host keeps."""
     window_days: Annotated[float, msgspec.Meta(gt=0, le=3650)] = 3650.0
-    low_pass: Weight = 0.3
+    low_pass: Weight = 0.2
     """How much the smooth part counts beside co-occurrence."""
-    size: Annotated[int, msgspec.Meta(ge=8, le=1024)] = 256
+    size: Annotated[int, msgspec.Meta(ge=8, le=1024)] = 192
     """How many of the smoothest components are kept."""
-    user_damping: Annotated[float, msgspec.Meta(ge=0, le=2)] = 0.5
+    user_damping: Annotated[float, msgspec.Meta(ge=0, le=2)] = 0.4
     """How much less a shopper with a long history says about which items go together."""
-    neighbours: Annotated[int, msgspec.Meta(ge=1, le=5000)] = 500
+    source_damping: Annotated[float, msgspec.Meta(ge=0, le=2)] = 0.5
+    """How much less a popular item of the history says."""
+    target_damping: Annotated[float, msgspec.Meta(ge=0, le=2)] = 0.3
+    """How much a popular item is held back; GF-CF's own are 0.5, 0.5 and 0.5."""
+    neighbours: Annotated[int, msgspec.Meta(ge=1, le=5000)] = 600
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -95,14 +100,19 @@ class Collaborative:
         chosen = _incidence(data, config)
         users = np.maximum(np.asarray(chosen.sum(axis=1)).ravel(), 1)
         items = np.maximum(np.asarray(chosen.sum(axis=0)).ravel(), 1)
-        scaled = sparse.diags_array(items**-0.5, dtype=np.float32)
-        half = sparse.diags_array(users**-0.5, dtype=np.float32) @ chosen @ scaled
-        left = sparse.diags_array(users**-config.user_damping, dtype=np.float32) @ chosen @ scaled
+        plain = _scaled(users, -0.5) @ chosen @ _scaled(items, -0.5)
         size = min(config.size, n, chosen.shape[0])
-        components = _smoothest(half.tocsr(), size, seed)
+        components = _smoothest(plain.tocsr(), size, seed)
         degree = np.sqrt(items).astype(np.float32)
+        damped = (_scaled(users, -config.user_damping) @ chosen).tocsr()
+        source = (damped @ _scaled(items, -config.source_damping)).T.tocsr()
+        target = (damped @ _scaled(items, -config.target_damping)).tocsr()
+        # Other dampings have other magnitudes; `low_pass` means the same with all of them.
+        some = np.random.default_rng(seed).permutation(chosen.shape[0])[:SAMPLE]
+        usual = _spread(chosen[some] @ plain.T @ plain)
+        source = source * np.float32(usual / max(_spread(chosen[some] @ source @ target), 1e-30))
         return {
-            **_pairs(left.tocsr(), components, degree, config).arrays("pairs"),
+            **_pairs(source.tocsr(), target, components, degree, config).arrays("pairs"),
             "components": components,
             "degree": degree,
         }
@@ -164,19 +174,32 @@ def _smoothest(matrix: sparse.csr_matrix, size: int, seed: int) -> FloatArray:
     return np.ascontiguousarray((basis @ vectors[:, ::-1])[:, :size], np.float32)
 
 
+def _scaled(degree: npt.NDArray[Any], power: float) -> Any:
+    return sparse.diags_array(degree**power, dtype=np.float32)
+
+
+def _spread(scores: sparse.csr_matrix) -> float:
+    """Standard deviation, the zeros included."""
+    cells = scores.shape[0] * scores.shape[1]
+    if not cells:
+        return 0.0
+    mean = float(scores.sum()) / cells
+    return float(np.sqrt(max(float((scores.data**2).sum()) / cells - mean * mean, 0)))
+
+
 def _pairs(
-    half: sparse.csr_matrix,
+    source: sparse.csr_matrix,
+    target: sparse.csr_matrix,
     components: FloatArray,
     degree: FloatArray,
     config: CollaborativeConfig,
 ) -> Neighbours:
     """Co-occurrence of each item with all, the rows cut to the strongest by both parts together,
     a block of rows at a time: all of it would not fit."""
-    n = half.shape[1]
-    across = half.T.tocsr()
+    n = source.shape[0]
     offsets, items, weights = [np.zeros(1, np.int64)], [], []
     for start in range(0, n, ROWS):
-        block = (across[start : start + ROWS] @ half).tocsr()
+        block = (source[start : start + ROWS] @ target).tocsr()
         rows = np.repeat(np.arange(start, start + block.shape[0]), np.diff(block.indptr))
         # The smoothest few say which cells are worth keeping.
         smooth = _dots(components[:, :48], rows, block.indices)

@@ -43,12 +43,12 @@ class NextBasketConfig(Config, frozen=True, kw_only=True, forbid_unknown_fields=
     """A basket of the shopper's this old counts half."""
     shop_half_life_days: Days = 21.0
     """The same for everybody's baskets."""
-    prior: Annotated[float, msgspec.Meta(ge=0, le=1000)] = 3.0
+    prior: Annotated[float, msgspec.Meta(ge=0, le=1000)] = 2.0
     """Everybody's baskets count as so many of the shopper's own."""
     like: Annotated[float, msgspec.Meta(ge=0, le=1000)] = 0.3
     """How much likeness to the latest purchases lifts an item above everybody's rate."""
-    dear: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.5
-    """For revenue: the power of what an item brings; below 1, so that a list is not only dear."""
+    dear: Annotated[float, msgspec.Meta(ge=0, le=1)] = 1.0
+    """For revenue: the power of what an item brings; below 1, a list is less dear."""
     neighbours: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 50
     popular: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 300
     """How many of everybody's items are considered beside the shopper's own."""
