@@ -1,4 +1,4 @@
-"""`vitrine`: one command, a module a group, each loaded only when it is called."""
+"""`vitrine`: one command, a module a group; calling one imports no other."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ COMMANDS: Final[Mapping[str, str]] = {
 
 
 class Commands(click.Group):
-    """Finds a command's module by name, so that `vitrine --help` imports none of them."""
+    """Finds a command's module by its name."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
         return sorted(COMMANDS)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import click
 
 from app.domain.errors import InvalidInput, VitrineError
-from app.plugins.discovery import Strategies
+from app.plugins.discovery import Strategies, discover
 from app.services.evaluate import (
     ACCURACY,
     BEYOND,
@@ -150,3 +150,6 @@ def _pairs(columns: Sequence[str]) -> dict[str, str]:
 def _known_metric(metric: str, shown: Sequence[str]) -> None:
     if metric not in shown:
         raise InvalidInput.field("compare", f"must be one of {', '.join(shown)}")
+
+
+evaluate: Final = evaluate_command(discover)
