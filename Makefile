@@ -8,7 +8,7 @@ STRATEGIES := $(sort $(dir $(wildcard strategies/*/pyproject.toml)))
 INSTALLED := $(VENV)/.installed
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help install demo test test-full lint format clean
+.PHONY: help install demo test test-full lint format bench bench-scale bench-check clean
 .DEFAULT_GOAL := help
 
 help:  ## Show the targets
@@ -40,6 +40,18 @@ lint: $(INSTALLED)  ## The linters and the type checker alone
 format: $(INSTALLED)  ## Format the code
 	$(BIN)/ruff check --fix-only --quiet app strategies tests migrations ops
 	$(BIN)/ruff format --quiet app strategies tests migrations ops
+
+bench: $(INSTALLED)  ## Vitrine beside its peers, scale, changes: .vitrine/bench.json (15 minutes)
+	$(BIN)/python ops/bench/compare.py
+	$(BIN)/python ops/bench/events.py --seconds 5 --record
+	$(BIN)/python ops/bench/freshness.py
+	$(BIN)/python ops/bench/changing.py
+
+bench-scale: $(INSTALLED)  ## 10 thousand, 100 thousand and a million items (half an hour more)
+	$(BIN)/python ops/bench/scale.py
+
+bench-check: $(INSTALLED)  ## Fail where a request's path has become dearer than recorded
+	$(BIN)/python ops/bench/path.py --check
 
 clean:  ## Remove the virtual environment and all that was built (.vitrine stays)
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache build *.egg-info strategies/*/src/*.egg-info strategies/*/build

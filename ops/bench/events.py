@@ -30,6 +30,8 @@ from redis.asyncio import Redis
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from measure import record
+
 from app.domain.merchant import Credential, Merchant, MerchantId, Role
 from app.embedded.servers import EmbeddedServers
 from app.http.application import build
@@ -259,5 +261,10 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--connections", type=int, default=64)
+    parser.add_argument("--record", action="store_true", help="Add the figures to bench.json.")
     arguments = parser.parse_args()
-    print(json.dumps(uvloop.run(main(arguments.seconds, arguments.connections)), indent=2))
+    found = uvloop.run(main(arguments.seconds, arguments.connections))
+    print(json.dumps(found, indent=2))
+    if arguments.record:
+        names = ("events_batched_per_s", "events_single_per_s")
+        record({name: found[name] for name in names}, events=found)
