@@ -25,7 +25,7 @@ from vitrine_sdk import (
 )
 from vitrine_sdk.cooccurrence import damped, followed, neighbours, popularity, type_weights
 from vitrine_sdk.embeddings import Training, embed, nearest, profile
-from vitrine_sdk.neighbours import Neighbours, checked, summed
+from vitrine_sdk.neighbours import Neighbours, checked, contained, summed
 from vitrine_sdk.ranking import ranked
 
 DAY = 86_400
@@ -99,8 +99,8 @@ class PersonalizedModel:
         found, scores = self.transitions.merged(items, weights[telling])
         if self.embedding > 0:
             found, scores = self._with_likeness(history, items, found, scores)
-        own = np.isin(found, history.items)
-        found, scores = found[~own], scores[~own]
+        others = ~contained(found, history.items)
+        found, scores = found[others], scores[others]
         reasons = np.zeros(len(found), np.uint8)
         if self.repeats > 0:
             found, scores, reasons = self._with_repeats(history, weights, found, scores, reasons)
