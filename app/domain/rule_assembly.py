@@ -189,7 +189,7 @@ class Assembly:
     def _placed(self, places: Places, rows: IntArray) -> Pool:
         pool = self._pool
         chosen = np.array(places.candidates, np.int32)
-        slotted = np.array(places.slotted, np.bool_)
+        slotted = np.array(places.slotted, np.bool_) if self._program.claims else None
         if self._count == len(pool):  # nothing was brought
             return take(pool, self._order[chosen], slotted)
         offered = chosen < len(pool)

@@ -76,6 +76,8 @@ class Plan:
         """At most `want` places."""
         if not (self.fills or self.caps or self.shares):
             return self._pins_alone(want)
+        if not (self.pins or self.fills or self.shares):
+            return self._caps_alone(want)
         length = want
         for _ in range(MAX_TRIES):
             placing = _Placing(self, length)
@@ -101,6 +103,36 @@ class Plan:
             places.slotted.append(rank >= 0)
             places.ranks.append(rank)
         return places
+
+    def _caps_alone(self, want: int) -> Places:
+        """The order, with what a cap has no room for behind the cap's positions."""
+        chosen: list[int] = []
+        rest: Sequence[int] = range(self.ordinary)
+        caps = [(cap.values, dict[int, int](), cap.count, cap.first) for cap in self.caps]
+        while caps and len(chosen) < want:
+            until = min(want, *(first for _, _, _, first in caps))
+            parked: list[int] = []
+            looked = 0
+            for candidate in rest:
+                if len(chosen) >= until:
+                    break
+                looked += 1
+                for values, counts, most, _ in caps:
+                    if any(counts.get(value, 0) >= most for value in values[candidate]):
+                        parked.append(candidate)
+                        break
+                else:
+                    chosen.append(candidate)
+                    for values, counts, _, _ in caps:
+                        for value in values[candidate]:
+                            counts[value] = counts.get(value, 0) + 1
+            if len(chosen) < until:
+                break  # nothing more fits, and what is parked has no place before these are filled
+            rest = [*parked, *rest[looked:]]
+            caps = [cap for cap in caps if cap[3] > until]
+        if not caps:
+            chosen += rest[: want - len(chosen)]
+        return Places(chosen, [False] * len(chosen), [-1] * len(chosen))
 
     def pins_within(self, length: int) -> dict[int, tuple[int, int]]:
         """The pins of a list of that length: those beyond its end take its last free slots."""

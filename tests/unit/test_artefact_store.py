@@ -71,7 +71,7 @@ def test_what_was_written_is_opened(store: ArtefactStore) -> None:
         np.testing.assert_array_equal(opened.arrays[name], array)
         assert opened.arrays[name].dtype == array.dtype
         assert not opened.arrays[name].flags.writeable
-    assert isinstance(opened.arrays["scores"], np.memmap)
+    assert isinstance(opened.arrays["scores"].base, np.memmap)
 
 
 def test_a_place_is_taken_once(store: ArtefactStore) -> None:

