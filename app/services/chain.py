@@ -9,6 +9,7 @@ from typing import Final
 import numpy as np
 
 from app.domain.merchant import MerchantId
+from app.domain.pod import RunMode
 from app.domain.selection import BROUGHT, GROWTH, MAX_CANDIDATES, Selection
 from app.services.pod_request import Chosen, PodRequest
 from app.services.running import Failure, Runner
@@ -105,7 +106,10 @@ class Chain:
                 why = "no_seeds"
             elif model.needs.term and not asked.request.term:
                 why = "no_term"
-            elif time.monotonic() >= asked.deadline:
+            elif time.monotonic() >= asked.deadline and (
+                # An empty list helps nobody: while there is nothing, the quick ones are asked.
+                selection.count or model.configuration.mode is not RunMode.INLINE
+            ):
                 failure = Failure.LATE
             else:
                 before = selection.count

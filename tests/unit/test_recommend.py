@@ -95,6 +95,14 @@ async def test_unavailable_and_deleted_items_are_not_shown() -> None:
     assert answer.items == ("i2", "i3", "i4")
 
 
+async def test_a_request_that_is_late_from_the_beginning_still_gets_a_list() -> None:
+    shop = RecommendingShop(30, budget=1e-9)
+    shop.strategy("all", in_order(30))
+    shop.pod("home", "all", num_results=3)
+    answer = await ask(shop, "home")
+    assert answer.items == ("i0", "i1", "i2")
+
+
 async def test_models_get_what_they_need_and_nothing_else() -> None:
     shop = RecommendingShop(30)
     shop.history.act("c:c1", "i4", EventType.PURCHASE, time.time() - 50)
