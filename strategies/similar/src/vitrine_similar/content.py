@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import unicodedata
 import zlib
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -95,11 +96,11 @@ def _postings(matrix: sparse.csr_matrix, prior: FloatArray, postings: int) -> sp
     )
 
 
-def _grams(names: object) -> sparse.csr_matrix:
+def _grams(names: Sequence[str]) -> sparse.csr_matrix:
     columns: list[int] = []
     offsets = [0]
     cache: dict[str, list[int]] = {}
-    for name in names:  # type: ignore[attr-defined]  # a Sequence[str]
+    for name in names:
         found = cache.get(name)
         if found is None:
             text = f" {unicodedata.normalize('NFKC', name).casefold().strip()} "
