@@ -119,7 +119,7 @@ class NextBasket:
         item, session = events.item[rows].astype(np.int64), events.session[rows].astype(np.int64)
         age = (data.now - events.time[rows]) / DAY
         weight = np.exp2(-age / config.shop_half_life_days)
-        _, first = np.unique(session * max(n, 1) + item, return_index=True)
+        _, first = np.unique(session * max(n, 1) + item, return_index=True)  # once a basket
         _, visits = np.unique(session, return_index=True)
         total = max(float(weight[visits].sum()), 1e-30)
         rate = np.bincount(item[first], weight[first], minlength=n) / total
@@ -169,8 +169,12 @@ def _again(events: Events, rows: npt.NDArray[Any], n: int) -> FloatArray:
     if not len(rows):
         return np.ones(n, np.float32)
     pair = events.shopper[rows].astype(np.int64) * n + events.item[rows]
-    distinct = np.unique(np.stack((pair, events.session[rows].astype(np.int64)), axis=1), axis=0)
-    pairs, visits = np.unique(distinct[:, 0], return_counts=True)
+    order = np.lexsort((events.session[rows], pair))
+    pair, visit = pair[order], events.session[rows][order]
+    first = np.append(True, np.diff(pair) != 0)
+    other = first | np.append(True, np.diff(visit) != 0)
+    starts = np.flatnonzero(first)
+    pairs, visits = pair[starts], np.add.reduceat(other.astype(np.int64), starts)
     item = pairs % n
     buyers = np.bincount(item, minlength=n)
     returned = np.bincount(item, visits > 1, minlength=n)
