@@ -123,7 +123,7 @@ class NextBasket:
         _, visits = np.unique(session, return_index=True)
         total = max(float(weight[visits].sum()), 1e-30)
         rate = np.bincount(item[first], weight[first], minlength=n) / total
-        value = np.ones(n)
+        value: npt.NDArray[Any] = np.ones(n)
         if config.objective == "revenue":
             value = _value(events, rows, n) ** config.dear
         best = np.argsort(-rate * value, kind="stable")
