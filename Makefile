@@ -61,17 +61,21 @@ IMAGE ?= vitrine:dev
 ENVIRONMENT ?= staging
 URL ?= http://127.0.0.1:$(PORT)
 TAG ?= Unreleased
-OPS := $(VENV)/.ops
+OPS := $(VENV)/ops
 
 .PHONY: ops-check image push migrate-check deploy smoke rollback sbom release-notes
 
-$(OPS): $(INSTALLED) ops/constraints/ops.txt
-	$(BIN)/python -m pip install --quiet --constraint ops/constraints/python.txt \
-		--constraint ops/constraints/ops.txt --editable '.[ops,otel]'
+# An environment of its own: botocore asks for an older python-dateutil.
+$(OPS)/.installed: $(INSTALLED) ops/constraints/ops.txt
+	test -x $(OPS)/bin/python || $(PYTHON) -m venv $(OPS)
+	grep -v '^python-dateutil=' ops/constraints/python.txt > $(OPS)/constraints.txt
+	$(OPS)/bin/python -m pip install --quiet --constraint $(OPS)/constraints.txt \
+		--constraint ops/constraints/ops.txt \
+		$(patsubst %,--editable %,$(STRATEGIES)) --editable '.[embedded,test,otel,ops]'
 	@touch $@
 
-ops-check: $(OPS)  ## Validate everything in ops/ that this machine can; say what was skipped
-	$(BIN)/python -m ops.check
+ops-check: $(OPS)/.installed  ## Validate everything in ops/ that this machine can; say what was skipped
+	$(OPS)/bin/python -m ops.check
 
 migrate-check: $(INSTALLED)  ## Migrate an empty database up, down, and up; compare with the code
 	rm -rf build/migrate-check && mkdir -p build
@@ -97,9 +101,9 @@ smoke:  ## Ask a running service (URL=) what a shop would
 rollback:  ## Bring ENVIRONMENT= back to the image before the one that runs
 	ops/deploy/rollback.sh $(ENVIRONMENT)
 
-sbom: $(OPS)  ## Write build/sbom.json: all that is installed
+sbom: $(OPS)/.installed  ## Write build/sbom.json: all that is installed
 	mkdir -p build
-	$(BIN)/cyclonedx-py environment --output-file build/sbom.json $(BIN)/python
+	$(OPS)/bin/cyclonedx-py environment --output-file build/sbom.json $(BIN)/python
 
 release-notes:  ## Write build/release-notes.md: the changelog's part of TAG=
 	mkdir -p build
