@@ -28,6 +28,7 @@ from app.http.admin_rules import AdminRules
 from app.http.admin_running import AdminRunning
 from app.http.admin_shoppers import AdminShoppers
 from app.http.admin_strategies import AdminStrategies
+from app.http.admin_tracking import AdminTracking
 from app.http.admin_webhooks import AdminWebhooks
 from app.http.catalogue import CatalogueHandler, ItemGroupsHandler
 from app.http.catalogue_files import CatalogueFilesHandler, CatalogueTasksHandler
@@ -284,9 +285,10 @@ class Container(containers.DeclarativeContainer):
         StrategyConfigurations, strategy_configuration_store, strategies, SUPPORTED_MODES
     )
     scratch = settings.provided.home.joinpath.call("scratch")
+    training_data = providers.Singleton(TrainingDataReader, database, scratch)
     training = providers.Singleton(
         Training,
-        source=providers.Singleton(TrainingDataReader, database, scratch),
+        source=training_data,
         fitter=providers.Singleton(
             ChildFitter,
             artefacts,
@@ -457,6 +459,7 @@ class Container(containers.DeclarativeContainer):
         providers.Singleton(AdminStrategies, strategies, strategy_configurations, idempotency),
         providers.Singleton(AdminModels, models, training_requests, idempotency),
         providers.Singleton(AdminKeys, merchants, idempotency),
+        providers.Singleton(AdminTracking, merchants),
         providers.Singleton(AdminRules, merchandise, idempotency),
         providers.Singleton(AdminRuleVersions, merchandise, idempotency),
         providers.Singleton(
