@@ -9,6 +9,7 @@ import msgspec
 
 from app.domain.event import Event
 from app.domain.merchant import MerchantId
+from app.postgres.audit import record
 from app.postgres.database import Database, raw
 from app.postgres.event_log import erasure_key, erasure_names, whole_client
 from app.services.privacy import Person
@@ -21,6 +22,13 @@ merchant_id = $1 AND (user_id = $2 OR (client_id = ANY($3::text[])
 _EVENTS: Final = f"SELECT * FROM event WHERE {_MINE} ORDER BY occurred_at DESC"  # noqa: S608
 _DELETE_EVENTS: Final = f"DELETE FROM event WHERE {_MINE}"  # noqa: S608
 _CLIENTS: Final = "SELECT client_id FROM shopper_identity WHERE merchant_id = $1 AND user_id = $2"
+_SERVED: Final = """
+merchant_id = $1 AND (request->'shopper'->>'user_id' = $2
+    OR (request->'shopper'->>'client_id' = ANY($3::text[])
+        AND ($2::text IS NULL OR request->'shopper'->>'user_id' IS NULL)))
+"""
+_SAMPLES: Final = f"SELECT * FROM served_sample WHERE {_SERVED} ORDER BY served_at DESC"  # noqa: S608
+_DELETE_SAMPLES: Final = f"DELETE FROM served_sample WHERE {_SERVED}"  # noqa: S608
 _UNLINK: Final = """
 DELETE FROM shopper_identity
 WHERE merchant_id = $1 AND (user_id = $2 OR client_id = ANY($3::text[]))
@@ -51,14 +59,25 @@ class ShopperLog:
 
     async def events(self, merchant: MerchantId, person: Person) -> AsyncIterator[dict[str, Any]]:
         """See `services.privacy.ShopperLog`."""
+        async for row in self._rows(_EVENTS, merchant, person):
+            yield row
+
+    async def samples(self, merchant: MerchantId, person: Person) -> AsyncIterator[dict[str, Any]]:
+        """See `services.privacy.ShopperLog`."""
+        async for row in self._rows(_SAMPLES, merchant, person):
+            yield row
+
+    async def _rows(
+        self, query: str, merchant: MerchantId, person: Person
+    ) -> AsyncIterator[dict[str, Any]]:
         async with self._database.merchant(merchant, statement_timeout=0) as connection:
             rows = (await raw(connection)).cursor(
-                _EVENTS, merchant, person.user_id, list(person.client_ids)
+                query, merchant, person.user_id, list(person.client_ids)
             )
             async for row in rows:
                 yield dict(row)
 
-    async def forget(self, merchant: MerchantId, person: Person) -> int:
+    async def forget(self, merchant: MerchantId, person: Person, actor: str) -> tuple[int, int]:
         """See `services.privacy.ShopperLog`."""
         mine = (merchant, person.user_id, list(person.client_ids))
         names = set(person.names)
@@ -68,7 +87,8 @@ class ShopperLog:
             driver = await raw(connection)
             # Before the rows go: an event that is stored from now on is refused.
             await driver.execute(_REMEMBER, merchant, [erasure_key(name) for name in names])
-            status = await driver.execute(_DELETE_EVENTS, *mine)
+            events = _count(await driver.execute(_DELETE_EVENTS, *mine))
+            samples = _count(await driver.execute(_DELETE_SAMPLES, *mine))
             await driver.execute(_UNLINK, *mine)
             refused = [
                 row["id"]
@@ -76,4 +96,10 @@ class ShopperLog:
                 if names.intersection(erasure_names(_decode(row["event"]).shopper))
             ]
             await driver.execute(_DELETE_REJECTED, merchant, refused)
-        return int(status.rpartition(" ")[2])
+            subject = erasure_key(person.names[0]).hex()[:16]
+            await record(connection, merchant, actor, "shopper.forget", subject)
+        return events, samples
+
+
+def _count(status: str) -> int:
+    return int(status.rpartition(" ")[2])

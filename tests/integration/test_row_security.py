@@ -340,7 +340,10 @@ def test_functions_with_the_owners_rights_have_a_fixed_path(admin_of_module: str
             FROM pg_proc p
             WHERE p.prosecdef AND p.pronamespace = 'public'::regnamespace
         """).fetchall()
-    assert [row[0] for row in rows] == ["ensure_event_partitions(date[])"]
+    assert sorted(row[0] for row in rows) == [
+        "drop_event_partition(date)",
+        "ensure_event_partitions(date[])",
+    ]
     for name, settings, public in rows:
         assert settings == ["search_path=pg_catalog, pg_temp"], name
         assert not public, name
