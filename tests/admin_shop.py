@@ -24,6 +24,7 @@ from app.http.admin_keys import AdminKeys
 from app.http.admin_models import AdminModels
 from app.http.admin_pods import AdminPods
 from app.http.admin_strategies import AdminStrategies
+from app.http.admin_tracking import AdminTracking
 from app.http.application import build
 from app.http.health import Readiness
 from app.http.idempotency import Idempotency
@@ -134,6 +135,7 @@ class Process:
             AdminModels(models, trainings, idempotency),
             AdminAudit(AuditLog(database)),
             AdminKeys(Merchants(database), idempotency),
+            AdminTracking(Merchants(database)),
             Storefront(self.serving, recommend, result_ids()),
         )
         self.application = build(

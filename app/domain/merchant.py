@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import hashlib
+import zlib
 from typing import NewType
 
 import msgspec
@@ -47,6 +48,11 @@ class TrackingSettings(msgspec.Struct, frozen=True, kw_only=True):
     privacy_signals: bool = True
     """Whether the headers `Sec-GPC: 1` and `DNT: 1` count as a refusal of consent, unless the event
     itself says `consent=true`."""
+
+    @property
+    def version(self) -> int:
+        """Settings are few and have no history: what they say is their version."""
+        return zlib.crc32(msgspec.json.encode(msgspec.to_builtins(self)))
 
 
 class Merchant(msgspec.Struct, frozen=True, kw_only=True):

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql as pg
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.domain.errors import Conflict, InvalidInput, NotFound
+from app.domain.errors import Conflict, InvalidInput, NotFound, PreconditionFailed
 from app.domain.merchant import (
     IssuedToken,
     KeyRecord,
@@ -103,31 +103,49 @@ class Merchants:
             raise NotFound(f"there is no merchant {merchant!r}")
         return _merchant(row)
 
-    async def set_tracking(
-        self, merchant: MerchantId, tracking: TrackingSettings, *, actor: str
-    ) -> Merchant:
+    async def tracking(self, merchant: MerchantId) -> TrackingSettings:
         """Which traffic is kept apart.
 
         Raises:
             NotFound: there is no such merchant.
         """
+        return (await self.get(merchant)).tracking
+
+    async def set_tracking(
+        self,
+        merchant: MerchantId,
+        tracking: TrackingSettings,
+        *,
+        expected: frozenset[int] | None = None,
+        actor: str,
+    ) -> TrackingSettings:
+        """Say which traffic is kept apart.
+
+        Args:
+            expected: versions of the settings that may be replaced; None: any.
+
+        Raises:
+            NotFound: there is no such merchant.
+            PreconditionFailed: the settings have another version.
+        """
         async with editing(self._database, merchant) as connection:
             mine = merchant_table.c.id == merchant
-            before = (
-                await connection.execute(sa.select(merchant_table.c.settings).where(mine))
-            ).scalar_one()
-            settings = {**before, **_settings(tracking)}
-            update = (
-                sa.update(merchant_table)
-                .where(mine)
-                .values(settings=settings)
-                .returning(merchant_table)
+            found = await connection.execute(sa.select(merchant_table).where(mine))
+            row = found.mappings().one()
+            now = _merchant(row).tracking
+            if expected is not None and now.version not in expected:
+                raise PreconditionFailed(
+                    "the tracking settings were changed since they were read: read them again"
+                )
+            settings = {**row["settings"], **_settings(tracking)}
+            await connection.execute(
+                sa.update(merchant_table).where(mine).values(settings=settings)
             )
-            row = (await connection.execute(update)).mappings().one()
             await audit.record(
-                connection, merchant, actor, "merchant.settings", merchant, before, settings
-            )
-            return _merchant(row)
+                connection, merchant, actor, "merchant.settings", merchant,
+                row["settings"], settings,
+            )  # fmt: skip
+            return tracking
 
     async def create_key(
         self,
