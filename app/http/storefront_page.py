@@ -18,6 +18,7 @@ from app.http.middleware import canonical
 from app.http.operation import Operation, Parameter, Security
 from app.http.storefront import DEGRADED, RecommendationAnswer, replayable
 from app.services.answer import Answer
+from app.services.pod_request import PodRequest
 from app.services.recommend import Recommend
 from app.services.serving import Serving
 from app.services.snapshot import ServingSnapshot
@@ -124,16 +125,17 @@ class StorefrontPage:
         line.merchant = snapshot.merchant
         body = await read_json(request, PageBody)
         _require_pods(snapshot, body)
-        shown: dict[ItemId, None] = {}
+        page = [
+            self._understood(snapshot, body.request(pod), place)
+            for place, pod in enumerate(body.pods)
+        ]
         parts: list[bytes] = []
         degraded: dict[str, None] = {}
-        for place, pod in enumerate(body.pods):
-            answer = await self._list(snapshot, body.request(pod), tuple(shown), place)
-            shown.update(dict.fromkeys(answer.items))
+        for asked, answer in zip(page, await self._service.recommend_page(page), strict=True):
             degraded.update(dict.fromkeys(answer.degraded))
             result_id = self._new_id()
             parts.append(answer.body(result_id))
-            self._sample(snapshot, body.request(pod), answer, result_id)
+            self._sample(snapshot, asked.request, answer, result_id)
         headers = {DEGRADED: ",".join(degraded)} if degraded else {}
         line.degraded = headers.get(DEGRADED)
         return web.Response(
@@ -142,15 +144,11 @@ class StorefrontPage:
             headers={**headers, hdrs.CACHE_CONTROL: "no-store"},
         )
 
-    async def _list(
-        self,
-        snapshot: ServingSnapshot,
-        request: RecommendationRequest,
-        shown: Sequence[ItemId],
-        place: int,
-    ) -> Answer:
+    def _understood(
+        self, snapshot: ServingSnapshot, request: RecommendationRequest, place: int
+    ) -> PodRequest:
         try:
-            return await self._service.recommend(snapshot, request, exclude=shown)
+            return self._service.understand(snapshot, request)
         except InvalidInput as error:
             wrong = tuple(FieldError(f"/pods/{place}/{e.field}", e.message) for e in error.errors)
             raise InvalidInput(f"/pods/{place}: {error.message}", wrong) from None

@@ -110,13 +110,11 @@ class Recommend:
         request: RecommendationRequest,
         *,
         dependence: str | None = None,
-        exclude: Sequence[ItemId] = (),
         trace: Trace | None = None,
     ) -> Answer:
         """
         Args:
             dependence: see `prepared`; None: the answer is not kept.
-            exclude: items that are elsewhere on the page.
 
         Raises:
             NotFound: there is no such pod.
@@ -125,13 +123,7 @@ class Recommend:
         asked = understand(snapshot, request, self._budget, trace)
         served = asked.served
         personal = await self._read_history(asked)
-        self._exclude(asked)
-        if exclude:
-            asked.exclusions.add(served.index.rows(exclude), LeftOut.DUPLICATE)
-        if snapshot.rulings is not None:
-            asked.ruling = snapshot.rulings.ruling(
-                served.pod, request, served.index, asked.seeds, asked.history, asked.now
-            )
+        self._rule(asked)
         revision = served.index.revision
         chosen, items = await self._showing.show(asked, await self._chain.choose(asked))
         answer = self._answer(asked, chosen, results(chosen.listing, chosen.pool, items))
@@ -142,6 +134,37 @@ class Recommend:
         ):
             self._keep(asked, chosen, answer, revision, dependence)
         return answer
+
+    def understand(self, snapshot: ServingSnapshot, request: RecommendationRequest) -> PodRequest:
+        """
+        Raises:
+            NotFound, InvalidInput: as `recommend`.
+        """
+        return understand(snapshot, request, self._budget)
+
+    async def recommend_page(self, page: Sequence[PodRequest]) -> Sequence[Answer]:
+        """A shopper's lists on one page, no item twice: the first that it suits has it. One read of
+        the history and one of items for all of them; each list has the budget for its choice.
+
+        Args:
+            page: of one snapshot and one shopper.
+        """
+        await self._read_histories(page)
+        lists: list[tuple[PodRequest, Chosen]] = []
+        shown: dict[ItemId, None] = {}
+        for asked in page:
+            asked.deadline = time.monotonic() + self._budget
+            self._rule(asked, tuple(shown))
+            chosen = await self._chain.choose(asked)
+            ids = asked.served.index.ids
+            shown.update((ids[row], None) for row in chosen.pool.rows.tolist())
+            lists.append((asked, chosen))
+        return [
+            self._answer(asked, chosen, results(chosen.listing, chosen.pool, items))
+            for (asked, _), (chosen, items) in zip(
+                lists, await self._showing.show_page(lists), strict=True
+            )
+        ]
 
     def sample(
         self,
@@ -167,19 +190,14 @@ class Recommend:
 
     async def _read_history(self, asked: PodRequest) -> bool:
         """Whether the answer depends on the shopper's history."""
-        pod = asked.served.pod
-        limit = asked.served.needs_history
-        if pod.exclude_seen or pod.exclude_bought:
-            limit = self._history_length
-        if asked.snapshot.rulings is not None:
-            limit = max(limit, asked.snapshot.rulings.needs_history(pod))
+        limit = self._history_limit(asked)
         if not limit:
             return False
         if asked.request.consent:
             asked.history, fresh = await self._histories.recent(
                 asked.snapshot.merchant,
                 asked.request.shopper,
-                min(limit, self._history_length),
+                limit,
                 asked.served.index,
                 time.monotonic(),
                 asked.deadline,
@@ -187,6 +205,44 @@ class Recommend:
             if not fresh:
                 asked.went_without("history")
         return True
+
+    async def _read_histories(self, page: Sequence[PodRequest]) -> None:
+        limits = [self._history_limit(asked) if asked.request.consent else 0 for asked in page]
+        if not any(limits):
+            return
+        first = page[0]
+        histories, fresh = await self._histories.recent_each(
+            first.snapshot.merchant,
+            first.request.shopper,
+            [(asked.served.index, limit) for asked, limit in zip(page, limits, strict=True)],
+            time.monotonic(),
+            first.deadline,
+        )
+        for asked, limit, history in zip(page, limits, histories, strict=True):
+            asked.history = history
+            if limit and not fresh:
+                asked.went_without("history")
+
+    def _history_limit(self, asked: PodRequest) -> int:
+        """How many of the shopper's events the answer depends on."""
+        pod = asked.served.pod
+        limit = asked.served.needs_history
+        if pod.exclude_seen or pod.exclude_bought:
+            limit = self._history_length
+        if asked.snapshot.rulings is not None:
+            limit = max(limit, asked.snapshot.rulings.needs_history(pod))
+        return min(limit, self._history_length)
+
+    def _rule(self, asked: PodRequest, exclude: Sequence[ItemId] = ()) -> None:
+        """What is left out, and the rules. `exclude`: items that are elsewhere on the page."""
+        served, rulings = asked.served, asked.snapshot.rulings
+        self._exclude(asked)
+        if exclude:
+            asked.exclusions.add(served.index.rows(exclude), LeftOut.DUPLICATE)
+        if rulings is not None:
+            asked.ruling = rulings.ruling(
+                served.pod, asked.request, served.index, asked.seeds, asked.history, asked.now
+            )
 
     def _exclude(self, asked: PodRequest) -> None:
         pod = asked.served.pod

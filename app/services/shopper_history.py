@@ -97,12 +97,26 @@ class Histories:
         Args:
             now: monotonic, as `deadline` is.
         """
+        (recent,), fresh = await self.recent_each(
+            merchant, shopper, ((index, limit),), now, deadline
+        )
+        return recent, fresh
+
+    async def recent_each(
+        self,
+        merchant: MerchantId,
+        shopper: Shopper,
+        wanted: Sequence[tuple[ItemIndex, int]],
+        now: float,
+        deadline: float,
+    ) -> tuple[Sequence[Recent], bool]:
+        """`recent` for several lists, each with its index and limit (0: nothing), by one read."""
         name = shopper.id
-        if name is None:
-            return NOTHING, True
-        key = (index.base, name)
+        limit = max(limit for _, limit in wanted)
+        if name is None or limit < 1:
+            return [NOTHING] * len(wanted), True
         if not self._breaker.allows(now):
-            return self._remembered.get(key) or NOTHING, False
+            return self._what_is_remembered(name, wanted), False
         try:
             async with asyncio.timeout_at(now + max(deadline - now, 0.0) * self._share):
                 entries = await self._reader.read(merchant, shopper, limit)
@@ -110,14 +124,30 @@ class Histories:
             self._breaker.failed(now)
             if not self._breaker.closed:
                 log.warning("history_away", reason=type(error).__name__)
-            return self._remembered.get(key) or NOTHING, False
+            return self._what_is_remembered(name, wanted), False
         except BaseException:
             self._breaker.undecided()
             raise
         self._breaker.succeeded()
-        recent = arrays(entries, index)
-        self._remembered.put(key, recent)
-        return recent, True
+        found: dict[tuple[int, int], Recent] = {}
+        for index, most in sorted(wanted, key=_by_limit):  # the longest is remembered
+            place = (index.base, most)
+            if place not in found:
+                found[place] = arrays(entries[:most], index)
+                self._remembered.put((index.base, name), found[place])
+        return [found[index.base, most] for index, most in wanted], True
+
+    def _what_is_remembered(
+        self, name: str, wanted: Sequence[tuple[ItemIndex, int]]
+    ) -> Sequence[Recent]:
+        return [
+            (self._remembered.get((index.base, name)) if limit else None) or NOTHING
+            for index, limit in wanted
+        ]
+
+
+def _by_limit(wanted: tuple[ItemIndex, int]) -> int:
+    return wanted[1]
 
 
 def arrays(entries: Sequence[HistoryEntry], index: ItemIndex) -> Recent:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from operator import or_
 from typing import Any, Protocol
@@ -19,6 +19,7 @@ from app.domain.catalogue import ItemFeatures, ItemId, Section
 from app.domain.errors import Unavailable
 from app.domain.merchant import MerchantId
 from app.domain.rendered import render
+from app.domain.selection import LeftOut
 from app.services.chain import Chain
 from app.services.pod_request import Chosen, PodRequest
 from app.telemetry.metrics import Metrics
@@ -27,6 +28,9 @@ from vitrine_sdk import BoolArray, IntArray
 log = structlog.get_logger()
 
 _encode = msgspec.json.Encoder().encode
+
+_Wanting = tuple[PodRequest, Sequence[int], dict[int, bytes]]
+"""A list, the rows whose items it wants, and where they go."""
 
 
 class FeatureReader(Protocol):
@@ -72,10 +76,64 @@ class Showing:
         items, missing = self._at_hand(asked, chosen.pool.rows, fetched)
         if not missing:
             return chosen, items
-        await self._fetch(asked, missing, fetched)
+        await self._fetch(((asked, missing, fetched),))
         items, missing = self._at_hand(asked, chosen.pool.rows, fetched)
         if not missing:
             return chosen, items
+        return await self._show_others(asked, chosen, fetched)
+
+    async def show_page(
+        self, lists: Sequence[tuple[PodRequest, Chosen]]
+    ) -> Sequence[tuple[Chosen, Sequence[bytes]]]:
+        """`show` for the lists of a page, of which no two have an item in common: neither have
+        those that are given. What is missing comes in one call a section, all at the same time."""
+        shown: list[tuple[Chosen, Sequence[bytes]]] = []
+        fetched: list[dict[int, bytes]] = [{} for _ in lists]
+        wanting: dict[Section, list[_Wanting]] = {}
+        for (asked, chosen), found in zip(lists, fetched, strict=True):
+            items, missing = self._at_hand(asked, chosen.pool.rows, found)
+            shown.append((chosen, items))
+            if missing:
+                wanting.setdefault(asked.served.pod.section, []).append((asked, missing, found))
+        if not wanting:
+            return shown
+        await asyncio.gather(*(self._fetch(each) for each in wanting.values()))
+        taken: dict[ItemId, None] = {}
+        for place, ((asked, chosen), found) in enumerate(zip(lists, fetched, strict=True)):
+            index = asked.served.index
+            shown[place] = await self._show_beside(asked, chosen, found, taken, shown[place][1])
+            taken.update((index.ids[row], None) for row in shown[place][0].pool.rows.tolist())
+        return shown
+
+    async def _show_beside(
+        self,
+        asked: PodRequest,
+        chosen: Chosen,
+        fetched: dict[int, bytes],
+        taken: Mapping[ItemId, None],
+        items: Sequence[bytes],
+    ) -> tuple[Chosen, Sequence[bytes]]:
+        """A list beside those before it, which may have had to take what was to be in this one.
+
+        Args:
+            items: its items, where all were at hand before others were fetched.
+        """
+        index = asked.served.index
+        missing: Sequence[int] = ()
+        if not items:
+            items, missing = self._at_hand(asked, chosen.pool.rows, fetched)
+        clash = any(index.ids[row] in taken for row in chosen.pool.rows.tolist())
+        if missing or clash:
+            asked.exclusions.add(index.rows(tuple(taken)), LeftOut.DUPLICATE)
+        if clash:
+            chosen = await self._chain.choose(asked)
+            items, missing = self._at_hand(asked, chosen.pool.rows, fetched)
+        return await self._show_others(asked, chosen, fetched) if missing else (chosen, items)
+
+    async def _show_others(
+        self, asked: PodRequest, chosen: Chosen, fetched: dict[int, bytes]
+    ) -> tuple[Chosen, Sequence[bytes]]:
+        """What can be shown in the place of what cannot."""
         if not fetched and asked.format is not None:
             # Without the hidden fields rather than not at all.
             asked.format = replace(asked.format, hidden_fields=())
@@ -120,14 +178,15 @@ class Showing:
         self._hits(len(items))
         return items if format_ is None else [format_.apply(item) for item in items], []
 
-    async def _fetch(
-        self, asked: PodRequest, missing: Sequence[int], fetched: dict[int, bytes]
-    ) -> None:
-        index, format_ = asked.served.index, asked.format
+    async def _fetch(self, lists: Sequence[_Wanting]) -> None:
+        """What lists of one section want, in one call."""
+        asked = lists[-1][0]  # the last to be late
+        index = asked.served.index
+        missing = list(dict.fromkeys(row for _, rows, _ in lists for row in rows))
         self._misses(len(missing))
         now = time.monotonic()
         if now >= asked.deadline or not self._breaker.allows(now):
-            asked.went_without("features")
+            _go_without(lists)
             return
         revision = index.revision
         try:
@@ -142,22 +201,26 @@ class Showing:
             self._breaker.failed(now)
             if not self._breaker.closed:
                 log.warning("features_away", reason=type(error).__name__)
-            asked.went_without("features")
+            _go_without(lists)
             return
         except BaseException:
             self._breaker.undecided()
             raise
         self._breaker.succeeded()
-        for row, features in zip(missing, answers, strict=True):
-            if features is None:  # deleted a moment ago
-                continue
-            if format_ is not None and format_.needs_features:
-                fetched[row] = format_.render(features)
-                continue
-            rendered = fetched[row] = render(features)
-            # What changed while it was fetched may be older than what the index knows.
-            if index.changed[row] <= revision:
-                index.rendered.put(index.base + row, rendered)
+        found = dict(zip(missing, answers, strict=True))
+        for wanting, rows, fetched in lists:
+            format_ = wanting.format
+            for row in rows:
+                features = found[row]
+                if features is None:  # deleted a moment ago
+                    continue
+                if format_ is not None and format_.needs_features:
+                    fetched[row] = format_.render(features)
+                    continue
+                rendered = fetched[row] = render(features)
+                # What changed while it was fetched may be older than what the index knows.
+                if index.changed[row] <= revision:
+                    index.rendered.put(index.base + row, rendered)
 
     def _bare(self, asked: PodRequest, rows: IntArray) -> list[bytes]:
         index = asked.served.index
@@ -168,3 +231,8 @@ class Showing:
                 data["price"] = round(price, 4)
             items.append(_encode({"value": index.ids[row], "data": data})[:-1])
         return items
+
+
+def _go_without(lists: Sequence[_Wanting]) -> None:
+    for asked, _, _ in lists:
+        asked.went_without("features")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -139,6 +139,51 @@ async def test_a_list_waits_for_redis_at_most_twice(redis_url: str, watched: Wat
         assert watched.look() == ({}, 0), "what is at hand and not personal asks nobody"
 
 
+PAGE = (("you", ()), ("pdp", ("i20",)), ("home", ()), ("you", ()))
+
+
+async def ask_page(shop: RecommendingShop, shopper: Shopper = SHOPPER) -> Sequence[Answer]:
+    snapshot = shop.serving.merchants()[SHOP]
+    requests = [
+        RecommendationRequest(
+            pod_id=pod, shopper=shopper, item_ids=tuple(map(ItemId, seeds)), num_results=10
+        )
+        for pod, seeds in PAGE
+    ]
+    return await shop.service.recommend_page(
+        [shop.service.understand(snapshot, request) for request in requests]
+    )
+
+
+def shown_on(answers: Sequence[Answer]) -> list[str]:
+    """The items of a page's lists, as they are shown."""
+    return [
+        result["data"]["id"]
+        for answer in answers
+        for result in msgspec.json.decode(answer.body(""))["response"]["results"]
+    ]
+
+
+async def test_a_page_waits_for_redis_at_most_twice(redis_url: str, watched: Watched) -> None:
+    async with shop_on(redis_url, prefill=False) as (shop, history):
+        await history.add([viewed("i5", Shopper(client_id="c1")), viewed("i7")])
+        await ask(shop, "home", num_results=1)  # its connection is open now
+        watched.look()
+
+        page = await ask_page(shop)
+        calls, waits = watched.look()
+        assert (calls.keys(), calls["lrange"]) == ({"lrange", "hmget"}, 2)
+        assert waits == 2, "one for the history, one for all lists' items, though four are asked"
+        assert page[0].items[:3] == ("i8", "i9", "i10")
+        items = shown_on(page)
+        assert len(set(items)) == len(items) == 40
+        assert not {"i5", "i7"} & set(page[3].items), "the history is each list's"
+
+        again = await ask_page(shop)
+        assert watched.look() == ({"lrange": 2}, 1)
+        assert shown_on(again) == items
+
+
 @pytest.fixture
 def own_redis(tmp_path: Path) -> Iterator[EmbeddedRedis]:
     server = EmbeddedRedis(tmp_path, durable=False)
@@ -161,6 +206,11 @@ async def test_redis_killed_and_back(own_redis: EmbeddedRedis) -> None:
         assert got.degraded == ("features",)
         shown = msgspec.json.decode(got.body(""))["response"]["results"]
         assert all(result["value"].startswith("Item ") for result in shown)
+        page = await ask_page(shop, Shopper(client_id="c3"))
+        assert any("features" in answer.degraded for answer in page)
+        items = shown_on(page)
+        assert len(set(items)) == len(items), "no item twice, whatever is away"
+        assert all(answer.items for answer in page)
         own_redis.start()
         for breaker in (shop.histories._breaker, shop.service._showing._breaker):
             breaker._seconds = 0.0
