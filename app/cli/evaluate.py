@@ -76,7 +76,7 @@ def evaluate_command(strategies: Callable[[], Strategies]) -> click.Command:
         try:
             installed = strategies()
             contenders = [_contender(text, installed) for text in wanted]
-            log = read(format_, paths, _pairs(columns))
+            log = read(format_, paths, column_pairs(columns))
             made = split(log, protocol, cast("Part", part), days)
             if shuffle:
                 made = shuffled(made, seed)
@@ -137,7 +137,12 @@ def _contender(text: str, installed: Strategies) -> Contender:
     return Contender(text, chain)
 
 
-def _pairs(columns: Sequence[str]) -> dict[str, str]:
+def column_pairs(columns: Sequence[str]) -> dict[str, str]:
+    """`ours=theirs`, as many as there are.
+
+    Raises:
+        InvalidInput: one without "=".
+    """
     pairs = {}
     for column in columns:
         ours, equals, theirs = column.partition("=")

@@ -99,8 +99,7 @@ def tune(
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     storage = None
     if journal is not None:
-        backend = optuna.storages.journal.JournalFileBackend(str(journal))
-        storage = optuna.storages.JournalStorage(backend)
+        storage = optuna.storages.JournalStorage(JournalFileBackend(str(journal)))
     study = optuna.create_study(
         direction="maximize", storage=storage, study_name=name, load_if_exists=True
     )
@@ -122,7 +121,7 @@ def tune(
 
     study.optimize(objective, n_trials=max(trials - len(done), 0))
     best = study.best_trial
-    return Trial(best.number, float(best.value), {**fixed, **best.params})
+    return Trial(best.number, float(best.value or 0), {**fixed, **best.params})
 
 
 def _suggest(trial: Any, one: Range) -> Any:
