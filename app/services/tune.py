@@ -99,7 +99,8 @@ def tune(
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     storage = None
     if journal is not None:
-        storage = optuna.storages.JournalStorage(JournalFileBackend(str(journal)))
+        backend = optuna.storages.journal.JournalFileBackend(str(journal))
+        storage = optuna.storages.JournalStorage(backend)
     study = optuna.create_study(
         direction="maximize", storage=storage, study_name=name, load_if_exists=True
     )
@@ -121,7 +122,7 @@ def tune(
 
     study.optimize(objective, n_trials=max(trials - len(done), 0))
     best = study.best_trial
-    return Trial(best.number, float(best.value or 0), {**fixed, **best.params})
+    return Trial(best.number, float(best.value), {**fixed, **best.params})
 
 
 def _suggest(trial: Any, one: Range) -> Any:
