@@ -37,6 +37,9 @@ EXPOSED: Final = f"{REQUEST_ID}, Retry-After, Vitrine-Degraded"  # to scripts of
 
 LINE: Final = web.RequestKey("line", CanonicalLine)
 
+TOLD: Final = web.RequestKey("told", dict[str, str])
+"""Headers that the answer gets, whatever it is: a refusal, too."""
+
 _valid_id = re.compile(r"[A-Za-z0-9_.:\-]{1,128}\Z").match
 _log = get_log("http")
 
@@ -96,7 +99,7 @@ def surround(operation: Operation, around: Surroundings) -> Handler:
     write = canonical_writer(around.output, operation.method, route)
     count_defect = around.metrics.http_errors.labels(route).inc
     admit = _admission(operation, around)
-    storefront = operation.security is Security.KEY
+    tell = _allow_origin if operation.security is Security.KEY else _tell
     new_id = around.new_id
     tracer = around.tracer
     readiness = around.readiness
@@ -137,8 +140,7 @@ def surround(operation: Operation, around: Surroundings) -> Handler:
             headers = response.headers
             headers[REQUEST_ID] = request_id
             headers[hdrs.SERVER] = SERVER
-            if storefront:
-                _allow_origin(request, headers)
+            tell(request, headers)
             if readiness.draining:
                 response.force_close()
         return response
@@ -200,6 +202,11 @@ def _let_in(admission: Admission, request: web.Request) -> None:
         wait = admission.key_waits(request.raw_path)
         if wait:
             raise errors.TooMany("too many requests with this key: try again", math.ceil(wait))
+
+
+def _tell(request: web.Request, headers: CIMultiDict[str]) -> None:
+    if TOLD in request:
+        headers.update(request[TOLD])
 
 
 def _allow_origin(request: web.Request, headers: CIMultiDict[str]) -> None:

@@ -12,11 +12,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Final
 
-from aiohttp import hdrs, web
+from aiohttp import web
 
+from app.domain.errors import TooMany
 from app.http.caller import caller
+from app.http.middleware import TOLD
 from app.http.operation import Handler, Operation
-from app.http.problem import problem
 
 MAX_TOKENS: Final = 10_000
 """Tokens that are remembered; beyond, all start anew."""
@@ -49,15 +50,17 @@ class RateLimit:
     def _wrap(self, handler: Handler) -> Handler:
         async def limited(request: web.Request) -> web.StreamResponse:
             left, reset = self._take(caller(request).token_id)
+            request[TOLD] = {
+                "RateLimit-Limit": str(self._limit),
+                "RateLimit-Remaining": str(max(left, 0)),
+                "RateLimit-Reset": str(math.ceil(reset)),
+            }
             if left < 0:
-                refusal = problem(
-                    429,
-                    "Too many requests",
+                raise TooMany(
                     f"this token may make {self._limit} calls in {self._seconds:g} seconds",
-                    headers={hdrs.RETRY_AFTER: str(max(1, math.ceil(reset)))},
+                    max(1, math.ceil(reset)),
                 )
-                return self._tell(refusal, 0, reset)
-            return self._tell(await handler(request), left, reset)
+            return await handler(request)
 
         return limited
 
@@ -75,10 +78,3 @@ class RateLimit:
             return -1, (1 - level) / rate
         self._buckets[token_id] = (level - 1, now)
         return int(level - 1), (self._limit - level + 1) / rate
-
-    def _tell(self, response: web.StreamResponse, left: int, reset: float) -> web.StreamResponse:
-        if not response.prepared:
-            response.headers["RateLimit-Limit"] = str(self._limit)
-            response.headers["RateLimit-Remaining"] = str(left)
-            response.headers["RateLimit-Reset"] = str(math.ceil(reset))
-        return response

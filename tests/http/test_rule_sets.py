@@ -478,3 +478,14 @@ async def test_calls_a_token_are_bounded_and_say_so(shop: RuledShop) -> None:
     assert shop.headers["RateLimit-Limit"] == "100000"
     assert int(shop.headers["RateLimit-Remaining"]) == 99_999
     assert "RateLimit-Reset" in shop.headers
+
+
+async def test_refusals_say_how_many_calls_are_left_too(shop: RuledShop) -> None:
+    for method, path, body, status in (
+        ("GET", f"{RULE_SETS}/nowhere", None, 404),
+        ("POST", RULE_SETS, {"id": "main", "rules": 1}, 400),
+    ):
+        await shop.call(method, path, body, status=status)
+        assert shop.headers["RateLimit-Limit"] == "100000"
+        assert int(shop.headers["RateLimit-Remaining"]) < 100_000
+        assert "RateLimit-Reset" in shop.headers
