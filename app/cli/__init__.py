@@ -22,7 +22,7 @@ COMMANDS: Final[Mapping[str, str]] = {
     "serve": "app.cli.serve:serve",
     "strategies": "app.cli.strategies:strategies",
     "train": "app.cli.train:train",
-    "tune": "app.cli.tune:command",
+    "tune": "app.cli.tuning:command",
     "worker": "app.cli.worker:worker",
 }
 
