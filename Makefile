@@ -8,7 +8,7 @@ STRATEGIES := $(sort $(dir $(wildcard strategies/*/pyproject.toml)))
 INSTALLED := $(VENV)/.installed
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help install demo test test-full lint format bench bench-scale bench-check clean
+.PHONY: help install demo test test-full stability soak lint format bench bench-scale bench-check clean
 .DEFAULT_GOAL := help
 
 help:  ## Show the targets
@@ -33,6 +33,12 @@ test: $(INSTALLED)  ## All quick tests, the linters and the type checker
 
 test-full: $(INSTALLED)  ## All tests
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile
+
+stability: $(INSTALLED)  ## Failures and overload under load, about 15 minutes: .vitrine/stability.{json,html}
+	$(BIN)/python -m ops.stability
+
+soak: $(INSTALLED)  ## Half an hour under load with changes (MINUTES=)
+	$(BIN)/python -m ops.stability --soak $(or $(MINUTES),30) --folder .vitrine/soak
 
 lint: $(INSTALLED)  ## The linters and the type checker alone
 	$(BIN)/python -m pytest -q tests/architecture

@@ -1,0 +1,273 @@
+"""Open-loop load: requests go out when they are meant to, whether earlier ones were answered or
+not, and each is timed from when it was meant to go."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import random
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any
+
+TIMEOUT = 0.5  # seconds that a shop's page waits for recommendations
+EVENT_TIMEOUT = 10.0
+CONNECTIONS = 64
+_ids = itertools.count()
+
+
+@dataclass(slots=True)
+class Sample:
+    at: float  # when it was meant to be sent, seconds since the load began
+    seconds: float
+    status: int  # 0: no answer
+    kind: str  # recommend, event
+    degraded: bool = False
+    why: str = ""  # of no answer
+
+
+@dataclass
+class Record:
+    """What came of a load."""
+
+    samples: list[Sample] = field(default_factory=list)
+    acknowledged: set[str] = field(default_factory=set)  # ids of events
+
+    def of(self, kind: str, start: float = 0.0, end: float = float("inf")) -> list[Sample]:
+        return [s for s in self.samples if s.kind == kind and start <= s.at < end]
+
+
+class _Connection(asyncio.Protocol):
+    def __init__(self) -> None:
+        self.transport: asyncio.Transport | None = None
+        self.buffer = b""
+        self.waiting: asyncio.Future[tuple[int, bytes, bytes]] | None = None
+        self.closes = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport  # type: ignore[assignment]  # of a stream
+
+    def data_received(self, data: bytes) -> None:
+        self.buffer += data
+        head, separator, rest = self.buffer.partition(b"\r\n\r\n")
+        if not separator:
+            return
+        lower = head.lower()
+        length = int(lower.partition(b"content-length:")[2].split(b"\r\n")[0] or 0)
+        if len(rest) < length:
+            return
+        self.closes = b"connection: close" in lower
+        self.buffer = b""
+        if self.waiting is not None and not self.waiting.done():
+            self.waiting.set_result((int(head[9:12]), head, rest))
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
+        self.transport = None
+        if self.waiting is not None and not self.waiting.done():
+            self.waiting.set_exception(ConnectionError("cut"))
+
+
+class Client:
+    """Keeps connections open and reuses the one that was free last."""
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+        self._free: deque[_Connection] = deque()
+
+    async def ask(self, request: bytes, timeout: float) -> tuple[int, bytes, bytes]:
+        loop = asyncio.get_running_loop()
+        connection: _Connection | None = None
+        reused = False
+        while self._free and connection is None:
+            candidate = self._free.pop()
+            if candidate.transport is not None and not candidate.transport.is_closing():
+                connection, reused = candidate, True
+        async with asyncio.timeout(timeout):
+            if connection is None:
+                connection = await self._connect()
+            connection.waiting = loop.create_future()
+            assert connection.transport is not None
+            connection.transport.write(request)
+            try:
+                answer = await connection.waiting
+            except ConnectionError:
+                # A kept connection may end just as it is used; clients try such a one again.
+                if not reused or not request.startswith(b"GET"):
+                    raise
+                connection = await self._connect()
+                connection.waiting = loop.create_future()
+                assert connection.transport is not None
+                connection.transport.write(request)
+                answer = await connection.waiting
+            except asyncio.CancelledError:
+                connection.transport.abort()
+                raise
+        if connection.closes and connection.transport is not None:
+            connection.transport.close()
+        elif connection.transport is not None:
+            self._free.append(connection)
+        return answer
+
+    async def _connect(self) -> _Connection:
+        loop = asyncio.get_running_loop()
+        _, made = await loop.create_connection(_Connection, "127.0.0.1", self.port)
+        return made
+
+    def close(self) -> None:
+        for connection in self._free:
+            if connection.transport is not None:
+                connection.transport.abort()
+        self._free.clear()
+
+
+@dataclass
+class Shop:
+    """What is asked for."""
+
+    port: int
+    key: str
+    token: str  # base64 of `token:`
+    items: int
+    pods: tuple[str, ...] = ("home", "pdp", "for_you")
+    terms: tuple[str, ...] = ()  # where a strategy does what a term says
+
+    def recommendation(self) -> bytes:
+        pod = random.choice(self.pods)
+        query = f"key={self.key}&i=c{random.randrange(500)}&s=1&num_results=8"
+        if pod == "pdp":
+            query += f"&item_id=p{random.randrange(self.items)}"
+        if self.terms and random.random() < 0.5:
+            query += f"&term={random.choice(self.terms)}"
+        return f"GET /recommendations/v1/pods/{pod}?{query} HTTP/1.1\r\nHost: x\r\n\r\n".encode()
+
+    def event(self, id_: str) -> bytes:
+        event = {"type": "view", "id": id_, "item_id": f"ev-{id_}", "client_id": f"c{id_}"}
+        body = json.dumps([event]).encode()
+        return (
+            b"POST /v1/events HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+            b"Authorization: Basic %b\r\nContent-Length: %d\r\n\r\n%b"
+            % (self.token.encode(), len(body), body)
+        )
+
+
+class Load:
+    """A rate of requests, a share of which are events. `start`, `stop`, `record`."""
+
+    def __init__(self, shop: Shop, rate: float, events: float = 0.15) -> None:
+        self.record = Record()
+        self.began = 0.0
+        self._shop, self._rate, self._events = shop, rate, events
+        self._client, self._event_client = Client(shop.port), Client(shop.port)
+        self._running: set[asyncio.Task[None]] = set()
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def now(self) -> float:
+        return time.perf_counter() - self.began
+
+    def start(self) -> None:
+        self.began = time.perf_counter()
+        self._task = asyncio.create_task(self._run())
+
+    async def stop(self) -> Record:
+        assert self._task is not None
+        self._task.cancel()
+        if self._running:
+            await asyncio.wait(self._running, timeout=EVENT_TIMEOUT + 1)
+        self._client.close()
+        self._event_client.close()
+        return self.record
+
+    async def _run(self) -> None:
+        for number in itertools.count():
+            due = number / self._rate
+            if (wait := due - self.now) > 0:
+                await asyncio.sleep(wait)
+            event = random.random() < self._events
+            task = asyncio.create_task(self._event(due) if event else self._recommend(due))
+            self._running.add(task)
+            task.add_done_callback(self._running.discard)
+
+    async def _recommend(self, due: float) -> None:
+        try:
+            status, head, body = await self._client.ask(self._shop.recommendation(), TIMEOUT)
+        except (OSError, TimeoutError) as error:
+            self._add(Sample(due, self.now - due, 0, "recommend", why=type(error).__name__))
+            return
+        empty = status == 200 and b'"results":[]' in body
+        sample = Sample(due, self.now - due, 0 if empty else status, "recommend")
+        sample.degraded = b"vitrine-degraded" in head.lower()
+        sample.why = "empty" if empty else ""
+        self._add(sample)
+
+    async def _event(self, due: float) -> None:
+        id_ = f"{int(self.began)}-{next(_ids)}"
+        try:
+            request = self._shop.event(id_)
+            status, _, body = await self._event_client.ask(request, EVENT_TIMEOUT)
+        except (OSError, TimeoutError) as error:
+            self._add(Sample(due, self.now - due, 0, "event", why=type(error).__name__))
+            return
+        if status == 200 and (b'"accepted":1' in body or b'"duplicate":1' in body):
+            self.record.acknowledged.add(id_)
+        self._add(Sample(due, self.now - due, status, "event"))
+
+    def _add(self, sample: Sample) -> None:
+        self.record.samples.append(sample)
+
+
+async def capacity(shop: Shop, seconds: float, connections: int = 32) -> float:
+    """Recommendations a second that are answered to so many connections, each asking again at
+    once."""
+    client = Client(shop.port)
+    answered = 0
+    until = time.perf_counter() + seconds
+
+    async def ask() -> None:
+        nonlocal answered
+        while time.perf_counter() < until:
+            try:
+                status, _, _ = await client.ask(shop.recommendation(), 5.0)
+            except (OSError, TimeoutError):
+                continue
+            answered += status == 200
+
+    await asyncio.gather(*(ask() for _ in range(connections)))
+    client.close()
+    return answered / seconds
+
+
+def percentile(samples: list[Sample], share: float) -> float | None:
+    times = sorted(s.seconds for s in samples)
+    return round(times[min(int(len(times) * share), len(times) - 1)] * 1000, 1) if times else None
+
+
+def facts(record: Record, marks: dict[str, float]) -> dict[str, Any]:
+    """Counts and times of a load, before, during and after a fault."""
+    asked = record.of("recommend")
+    begin, end = marks.get("fault", 0.0), marks.get("mended", float("inf"))
+    answered = [s for s in asked if s.status == 200]
+    return {
+        "requests": len(asked),
+        "failed": sum(s.status != 200 and s.status != 503 for s in asked),
+        "refused": sum(s.status == 503 for s in asked),
+        "degraded": sum(s.degraded for s in asked),
+        "events": len(record.of("event")),
+        "events_refused": sum(s.status != 200 for s in record.of("event")),
+        "acknowledged": len(record.acknowledged),
+        "events_why": sorted(
+            {s.why or str(s.status) for s in record.of("event") if s.status != 200}
+        ),
+        "why": sorted({s.why or str(s.status) for s in asked if s.status not in (200, 503)}),
+        "p99_before_ms": percentile([s for s in answered if s.at < begin], 0.99),
+        "p99_during_ms": percentile([s for s in answered if begin <= s.at < end], 0.99),
+        "p99_after_ms": percentile([s for s in answered if s.at >= end], 0.99),
+    }
+
+
+def recovery(record: Record, mended: float) -> float:
+    """Seconds after `mended` until the last recommendation that was degraded or failed."""
+    bad = [s.at for s in record.of("recommend", mended) if s.degraded or s.status != 200]
+    return round(max((at - mended for at in bad), default=0.0), 2)
