@@ -67,13 +67,11 @@ async def two_models(running: Stores) -> list[str]:
     """Ids of two versions of one model."""
     container = wire(running.settings)
     try:
-        found = await container.model_versions().page(
-            MERCHANT, configuration_id=SWAPPED, before=None, limit=2
-        )
+        found = await container.model_versions().page(MERCHANT, configuration_id=SWAPPED, limit=2)
         if len(found) < 2:
             await container.training().train(MERCHANT, (SWAPPED,), actor="bench")
             found = await container.model_versions().page(
-                MERCHANT, configuration_id=SWAPPED, before=None, limit=2
+                MERCHANT, configuration_id=SWAPPED, limit=2
             )
         return [str(one.id) for one in found]
     finally:

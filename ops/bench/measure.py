@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import shutil
 import signal
@@ -94,7 +95,7 @@ class Server:
         *,
         core: int | None = SERVER_CORE,
         environment: Mapping[str, str] | None = None,
-        wait: float = 120.0,
+        wait: float = 300.0,
         ready: str | None = None,
     ) -> None:
         """
@@ -114,13 +115,15 @@ class Server:
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-        deadline = time.monotonic() + wait
+        begun = time.monotonic()
+        deadline = begun + wait
         while True:
             try:
                 if ready is None:
                     socket.create_connection(("127.0.0.1", port), 1.0).close()
                 else:
                     urllib.request.urlopen(f"http://127.0.0.1:{port}{ready}", timeout=5).close()
+                self.started = time.monotonic() - begun  # seconds that it took
                 return
             except OSError:  # urllib's errors are
                 if self._process.poll() is not None or time.monotonic() > deadline:
@@ -184,7 +187,7 @@ def closed_loop(
     before = cpu_seconds(pids)
     done = subprocess.run(
         [
-            "taskset", "-c", str(core), "wrk", "-t1", f"-c{connections}", f"-d{seconds:g}s",
+            "taskset", "-c", str(core), "wrk", "-t1", f"-c{connections}", f"-d{math.ceil(seconds)}s",
             "--timeout", "10s", "-s", str(HERE / "requests.lua"), f"http://127.0.0.1:{server.port}",
         ],
         env={**os.environ, "BENCH_PATHS": str(paths), "BENCH_START": str(start)},

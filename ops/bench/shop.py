@@ -135,12 +135,13 @@ class Stores:
     redis_url: str
     peers_redis: str  # a Unix socket
     peers_port: int  # the same by TCP, for libserving
+    home: Path = HOME
 
     @property
     def environment(self) -> dict[str, str]:
         """What a server of Vitrine needs."""
         return {
-            "VITRINE_HOME": str(HOME),
+            "VITRINE_HOME": str(self.home),
             "VITRINE_DATABASE_URL": self.database_url,
             "VITRINE_REDIS_URL": self.redis_url,
         }
@@ -148,7 +149,7 @@ class Stores:
     @property
     def settings(self) -> Settings:
         return Settings(
-            home=HOME,
+            home=self.home,
             database_url=self.database_url,
             database_owner_url=self.database_owner_url,
             redis_url=self.redis_url,
