@@ -65,8 +65,13 @@ def _columns(pairs: Sequence[str]) -> tuple[str, ...]:
     return tuple(part for pair in pairs for part in ("--column", pair))
 
 
+# A few visits of many views, no repeats: both directions, a long memory, counted pairs only.
+VIEWS_AND_CARTS = (
+    'personalized={"embedding": 0, "recency": 0.98, "gaps": 12, "gap_decay": 0.8, '
+    '"backward": 1.0, "damping": 0.25}>popular'
+)
 BASKET = ("--format", "purchases", "--protocol", "next-basket", "--k", "10")
-BASKET_RIVALS = ("popular", "similar>popular", "buy_again>popular", "personalized>popular")
+BASKET_RIVALS = ("popular", "similar>popular", "buy_again>popular")
 DATA = (
     DataSet(
         "amazon-beauty",
@@ -105,7 +110,7 @@ DATA = (
         ("retailrocket/events.tsv", "retailrocket/test.tsv"),
         ("--format", "events", "--protocol", "last-purchase", "--k", "10", "--exclude-seen"),
         ("hr@10",),
-        "personalized>popular",
+        VIEWS_AND_CARTS,
         ("popular", "similar>popular"),
     ),
     DataSet(
