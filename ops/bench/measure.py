@@ -187,7 +187,7 @@ def closed_loop(
     before = cpu_seconds(pids)
     done = subprocess.run(
         [
-            "taskset", "-c", str(core), "wrk", "-t1", f"-c{connections}", f"-d{math.ceil(seconds)}s",
+            "taskset", "-c", str(core), "wrk", "-t1", f"-c{connections}", f"-d{math.ceil(seconds)}",
             "--timeout", "10s", "-s", str(HERE / "requests.lua"), f"http://127.0.0.1:{server.port}",
         ],
         env={**os.environ, "BENCH_PATHS": str(paths), "BENCH_START": str(start)},
