@@ -304,6 +304,7 @@ class Container(containers.DeclarativeContainer):
         publish=models.provided.publish,
         run_in_thread=providers.Object(asyncio.to_thread),
         observer=job_observer,
+        published=configuration_reader,
     )
     training_requests = providers.Singleton(
         TrainingRequests, tasks, job_queue, strategy_configuration_store

@@ -10,6 +10,7 @@ import msgspec
 
 from app.domain.catalogue import Section
 from app.domain.gate import Verdict
+from app.domain.objective import Calibration
 
 MANIFEST_FORMAT = 1
 """Version of the artefact's layout on disk."""
@@ -32,6 +33,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     watermark: int  # Unix seconds: no event after it was seen
     seed: int
     files: Mapping[str, str]  # file name -> SHA-256, hex
+    calibration: Calibration | None = None  # None: no pod with an objective asks for it
     metrics: Mapping[str, float] = {}  # items, events, shoppers, seconds, peak_mib, bytes
 
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import msgspec
 
 from app.domain.catalogue import DEFAULT_SECTION, Section
+from app.domain.objective import PRICE_SHIFT, Objective
 
 PodId = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$")]
 
@@ -52,3 +53,13 @@ class Pod(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     fill: bool = True
     """Whether later strategies fill a list that the first left short. False: they answer only
     where the earlier ones have nothing."""
+    objective: Objective | None = None
+    """What its lists are to bring: clicks, purchases or revenue. Candidates are ordered by what
+    they are expected to bring, once the chain's strategies are trained after this was set. None:
+    by the strategies' own scores."""
+    blend: bool = False
+    """With an objective: all strategies of the chain are asked, and their candidates compete by
+    expected value. False: the first choice comes first."""
+    price_shift: Annotated[float, msgspec.Meta(ge=0, le=100)] = PRICE_SHIFT
+    """With revenue as objective: the share by which a list may be dearer, in the mean, than the one
+    that would be bought most."""

@@ -68,6 +68,9 @@ _SOURCES: Final = tuple(np.full(MAX_CANDIDATES, source, np.uint8) for source in 
 AtHand = Callable[[IntArray], BoolArray]
 """Which rows can be shown without asking anybody."""
 
+Ordering = Callable[["Pool", int], "Pool"]
+"""Another order of what qualified, of which so many are wanted: see `app.domain.objective`."""
+
 Admits = Callable[[IntArray], BoolArray]
 """Which rows (>= 0) the request itself allows: available, its filters, no seed, not seen, ..."""
 
@@ -155,7 +158,8 @@ class Selection:
     """One request's choice. Strategies' candidates are offered to it in the chain's order."""
 
     __slots__ = ("_at_hand", "_examined", "_exclusions", "_filters", "_index", "_left_out_before",
-                 "_pools", "_ruling", "_trace", "count", "left_out", "want")  # fmt: skip
+                 "_ordering", "_pools", "_ruling", "_trace", "count", "left_out",
+                 "want")  # fmt: skip
 
     def __init__(
         self,
@@ -167,6 +171,7 @@ class Selection:
         at_hand: AtHand | None = None,
         ruling: Ruling | None = None,
         trace: Trace | None = None,
+        ordering: Ordering | None = None,
     ) -> None:
         self.want = want
         self.count = 0  # qualified so far
@@ -178,6 +183,7 @@ class Selection:
         self._at_hand = at_hand
         self._ruling = ruling
         self._trace = trace
+        self._ordering = ordering
         self._pools: list[Pool] = []
         self._examined: list[IntArray] = []
 
@@ -245,6 +251,8 @@ class Selection:
     def result(self) -> Pool:
         """The list: ruled and cut."""
         pool = self.pool()
+        if self._ordering is not None:
+            pool = self._ordering(pool, self.want)
         if self._ruling is not None:
             return self._ruling.arrange(pool, self.want, self.admits)
         return pool if len(pool) <= self.want else cut(pool, self.want)

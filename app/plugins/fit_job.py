@@ -10,6 +10,7 @@ import msgspec
 
 from app.domain.gate import GateRule, Verdict
 from app.domain.model import Manifest
+from app.domain.objective import Calibration
 
 
 class Against(msgspec.Struct, frozen=True, kw_only=True):
@@ -28,6 +29,7 @@ class FitJob(msgspec.Struct, frozen=True, kw_only=True):
     config: dict[str, Any]
     seed: int
     memory_mib: int | None = None
+    calibrate: bool = False
     against: Against | None = None  # what the new one is judged against
 
 
@@ -40,6 +42,7 @@ class FitReport(msgspec.Struct, frozen=True, kw_only=True):
     files: Mapping[str, str] = {}
     metrics: Mapping[str, float] = {}
     verdict: Verdict | None = None
+    calibration: Calibration | None = None
 
 
 def config_hash(config: Mapping[str, Any]) -> str:

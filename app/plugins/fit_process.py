@@ -19,6 +19,7 @@ import msgspec
 
 from app.domain.errors import InvalidInput
 from app.domain.gate import Verdict, unjudged
+from app.domain.objective import Calibration
 from app.domain.strategy import InstalledStrategy
 from app.plugins import training_files
 from app.plugins.artefact_files import ITEMS_OFFSETS, ITEMS_UTF8, open_arrays, write
@@ -67,12 +68,17 @@ def run(job: FitJob) -> FitReport:
     verdict, trace = None, None
     if job.against is not None:
         verdict, trace = _judged(found, config, data, job.against, job.seed)
+    calibration = None
+    if job.calibrate:
+        calibration, failed = _calibrated(found, config, data, job.seed)
+        trace = trace or failed
     return FitReport(
         contract=found.contract or 0,
         format=found.format or 0,
         items=len(data.items),
         files=files,
         verdict=verdict,
+        calibration=calibration,
         trace=trace,
         metrics={
             "items": float(len(data.items)),
@@ -103,6 +109,19 @@ def _judged(
     except Exception as error:  # noqa: BLE001  # a strategy's own trouble; MemoryError too
         verdict = Verdict(passed=False, reason=f"could not be judged: {type(error).__name__}")
         return verdict, traceback.format_exc()
+
+
+def _calibrated(
+    found: InstalledStrategy, config: Config, data: TrainingData, seed: int
+) -> tuple[Calibration | None, str | None]:
+    """What the scores mean, and the stack of what went wrong: a model without it serves, in the
+    strategy's own order."""
+    from app.services.calibrate import calibrate
+
+    try:
+        return calibrate(found.usable(), config, data, seed), None
+    except Exception:  # noqa: BLE001  # a strategy's own trouble; MemoryError too
+        return None, traceback.format_exc()
 
 
 def peak_mib() -> float:

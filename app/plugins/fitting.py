@@ -99,6 +99,8 @@ class PreparedData:
         strategy: InstalledStrategy,
         seed: int,
         serving: ModelVersion | None,
+        *,
+        calibrate: bool = False,
     ) -> Staged:
         config = msgspec.to_builtins(strategy.configuration(configuration.config))
         staged = await asyncio.to_thread(self._store.staging)
@@ -109,6 +111,7 @@ class PreparedData:
             config=config,
             seed=seed,
             memory_mib=self._memory_mib,
+            calibrate=calibrate,
             against=await self._against(serving),
         )
         try:
@@ -127,6 +130,7 @@ class PreparedData:
                 watermark=self._now,
                 seed=seed,
                 files=report.files,
+                calibration=report.calibration,
                 metrics={**report.metrics, "unknown_items": float(self._unknown_items)},
             )
             sha256 = await asyncio.to_thread(write_manifest, staged, manifest)

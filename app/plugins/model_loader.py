@@ -69,6 +69,7 @@ class ArtefactModelLoader:
             reasons=tuple(strategy.reasons),
             item_ids=artefact.item_ids,
             watermark=manifest.watermark,
+            calibration=manifest.calibration,
         )
 
     async def _load_apart(
@@ -100,7 +101,11 @@ class ArtefactModelLoader:
         except NotLoaded as error:
             raise Conflict(f"{named} cannot be loaded: {error}") from None
         return LoadedModel(
-            model=model, needs=loaded.needs, reasons=loaded.reasons, item_ids=item_ids
+            model=model,
+            needs=loaded.needs,
+            reasons=loaded.reasons,
+            item_ids=item_ids,
+            calibration=manifest.calibration,
         )
 
     def _installed(self, configuration: StrategyConfiguration, named: str) -> InstalledStrategy:

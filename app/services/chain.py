@@ -49,7 +49,7 @@ class Chain:
         if last is None or not asked.failed:
             return chosen
         asked.went_without("strategies")
-        selection = self._selection(asked)
+        selection = self._selection(asked, ordered=False)  # its scores are values already
         pool = last.pool
         for source in dict.fromkeys(pool.sources.tolist()):
             if source != BROUGHT:
@@ -64,6 +64,9 @@ class Chain:
         need = asked.want
         if asked.ruling is not None:
             need *= max(1, asked.ruling.overfetch)
+        by_value = asked.served.by_value
+        if by_value is not None:  # there must be some to choose from, of each strategy's in a blend
+            need *= self._overfetch * (len(asked.served.chain) if by_value.blend else 1)
         while True:
             more = await self._ask_all(asked, selection, need)
             pool = selection.result()
@@ -79,7 +82,7 @@ class Chain:
             selection.restart()
         return Chosen(asked.served.listing, pool, selection.left_out, selection.examined())
 
-    def _selection(self, asked: PodRequest) -> Selection:
+    def _selection(self, asked: PodRequest, *, ordered: bool = True) -> Selection:
         return Selection(
             asked.served.index,
             asked.want,
@@ -88,14 +91,17 @@ class Chain:
             at_hand=asked.at_hand,
             ruling=asked.ruling,
             trace=asked.trace,
+            ordering=asked.served.by_value if ordered else None,
         )
 
     async def _ask_all(self, asked: PodRequest, selection: Selection, need: int) -> bool:
         """Offer the chain's candidates until `need` qualify; whether there may be more of them."""
         served = asked.served
+        blend = served.by_value is not None and served.by_value.blend
+        fill = served.pod.fill or blend
         more = False
         for source, model in enumerate(served.chain):
-            if selection.count >= need or (selection.count and not served.pod.fill):
+            if selection.count >= need or (selection.count and not fill):
                 break
             failure: Failure | None = None
             why: str | None = None
@@ -113,7 +119,9 @@ class Chain:
                 failure = Failure.LATE
             else:
                 before = selection.count
-                failure, has_more = await self._ask(asked, selection, source, model, need)
+                # In a blend each has its part of the places, and what those before it left.
+                goal = need * (source + 1) // len(served.chain) if blend else need
+                failure, has_more = await self._ask(asked, selection, source, model, goal)
                 more |= has_more
                 if failure is None and selection.count == before:
                     why = "empty"

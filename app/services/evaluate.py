@@ -172,6 +172,24 @@ def shuffled(made: Split, seed: int = 0) -> Split:
     return replace(made, train=replace(made.train, events=replace(events, item=dealt)))
 
 
+def context_of(queries: Queries, query: int, needs: Needs) -> Context:
+    """The request that a query stands for, as far as a model asks for it."""
+    start, end = int(queries.offsets[query]), int(queries.offsets[query + 1])
+    at = int(queries.at[query])
+    history = EMPTY_HISTORY
+    seeds = queries.items[start:start]
+    if needs.history and end > start:
+        stop = min(end, start + needs.history)
+        history = History(
+            queries.items[start:stop],
+            queries.types[start:stop],
+            (at - queries.times[start:stop]).astype(np.float32),
+        )
+    if needs.seeds:  # the page that the shopper is on: what they looked at last
+        seeds = queries.items[start : min(end, start + 1)]
+    return Context(now=at, seeds=seeds, history=history)
+
+
 def _answer(
     models: Sequence[tuple[Model, Needs]],
     queries: Queries,
@@ -181,24 +199,12 @@ def _answer(
     exclude_seen: bool,
 ) -> None:
     start, end = int(queries.offsets[query]), int(queries.offsets[query + 1])
-    at = int(queries.at[query])
     taken: set[int] = set()
     if exclude_seen:
         taken.update(queries.items[start:end].tolist())
     wanted, filled = len(place) + len(taken), 0
     for model, needs in models:
-        history = EMPTY_HISTORY
-        seeds = queries.items[start:start]
-        if needs.history and end > start:
-            stop = min(end, start + needs.history)
-            history = History(
-                queries.items[start:stop],
-                queries.types[start:stop],
-                (at - queries.times[start:stop]).astype(np.float32),
-            )
-        if needs.seeds:  # the page that the shopper is on: what they looked at last
-            seeds = queries.items[start : min(end, start + 1)]
-        answer = model.recommend(Context(now=at, seeds=seeds, history=history), wanted)
+        answer = model.recommend(context_of(queries, query, needs), wanted)
         for item in answer.items.tolist():
             if item not in taken:
                 taken.add(item)

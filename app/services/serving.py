@@ -25,8 +25,9 @@ from app.domain.catalogue import Section
 from app.domain.configuration import MerchantConfiguration, PublishedModel
 from app.domain.errors import InvalidInput, NotFound, Unauthenticated, VitrineError
 from app.domain.expression import Expressions
-from app.domain.item_index import ItemIndexes
+from app.domain.item_index import ItemIndex, ItemIndexes
 from app.domain.merchant import Credential, Merchant, MerchantId, StorefrontKey
+from app.domain.objective import ByValue, Calibration
 from app.domain.pod import Pod, RunMode, StrategyConfiguration
 from app.services.rulings import RulingsCompiler
 from app.services.snapshot import Listing, ServedModel, ServedPod, ServingSnapshot, ending
@@ -67,6 +68,7 @@ class LoadedModel:
     reasons: tuple[str, ...]
     item_ids: Sequence[str]  # by position
     watermark: int = 0  # Unix seconds: no event after it was seen; 0: unknown
+    calibration: Calibration | None = None
 
 
 class ModelLoader(Protocol):
@@ -373,6 +375,7 @@ class Serving:
             rows=rows,
             positions=positions,
             watermark=loaded.watermark,
+            calibration=loaded.calibration,
         )
 
     def _pod(self, merchant: MerchantId, pod: Pod, models: Mapping[str, ServedModel]) -> ServedPod:
@@ -402,7 +405,25 @@ class Serving:
             expressions=expressions,
             chain=chain,
             needs_history=max((model.needs.history for model in chain if model), default=0),
+            by_value=_by_value(pod, chain, index),
         )
+
+
+def _by_value(pod: Pod, chain: Sequence[ServedModel | None], index: ItemIndex) -> ByValue | None:
+    """The order of a pod that has an objective, as far as its models are calibrated."""
+    objective = pod.objective
+    if objective is None:
+        return None
+    curves = [
+        None if model is None or model.calibration is None else model.calibration.curve(objective)
+        for model in chain
+    ]
+    plain = [id_ for id_, one in zip(pod.chain, curves, strict=True) if one is None]
+    if plain:
+        log.warning("pod_not_calibrated", pod=pod.id, objective=objective, models=plain)
+    if len(plain) == len(curves):
+        return None
+    return ByValue(objective, curves, index, pod.blend and not plain, pod.price_shift)
 
 
 def _apart(configuration: StrategyConfiguration) -> bool:

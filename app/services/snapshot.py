@@ -14,6 +14,7 @@ from app.domain.errors import NotFound
 from app.domain.expression import Expression, Expressions
 from app.domain.item_index import ItemIndex
 from app.domain.merchant import MerchantId
+from app.domain.objective import ByValue, Calibration
 from app.domain.pod import Pod, StrategyConfiguration
 from app.services.rulings import Rulings
 from vitrine_sdk import BoolArray, IntArray, Model, Needs
@@ -38,6 +39,7 @@ class ServedModel:
     """By row; -1: the model does not know the item. The last one is -1 and stands for all rows
     that came later."""
     watermark: int = 0
+    calibration: Calibration | None = None  # what its scores mean; None: nobody has asked
     _masks: dict[Expression, tuple[int, BoolArray]] = field(default_factory=dict)
 
     @property
@@ -90,6 +92,7 @@ class ServedPod:
     expressions: Expressions
     chain: tuple[ServedModel | None, ...]  # as in the pod; None: there is nothing to serve yet
     needs_history: int  # events of a shopper; 0: none
+    by_value: ByValue | None = None  # the order of its lists; None: the strategies' own
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -16,6 +16,7 @@ from typing import Final, Protocol
 import structlog
 
 from app.domain.catalogue import Section
+from app.domain.configuration import MerchantConfiguration
 from app.domain.errors import Conflict, InvalidInput, NotFound, VitrineError
 from app.domain.gate import Verdict
 from app.domain.merchant import MerchantId
@@ -87,8 +88,13 @@ class PreparedFit(Protocol):
         strategy: InstalledStrategy,
         seed: int,
         serving: ModelVersion | None,
+        *,
+        calibrate: bool = False,
     ) -> Staged:
         """Fit in a child process, and judge what came of it against the version that serves.
+
+        Args:
+            calibrate: find out, too, what its scores mean in clicks and purchases.
 
         Raises:
             FitFailed: with the reason; nothing is left behind.
@@ -145,6 +151,10 @@ class StrategyConfigurationSource(Protocol):
     async def all(self, merchant: MerchantId) -> Sequence[StrategyConfiguration]: ...
 
 
+class Published(Protocol):
+    async def load(self, merchant: MerchantId) -> MerchantConfiguration | None: ...
+
+
 class StrategyFinder(Protocol):
     def get(self, name: str) -> InstalledStrategy | None: ...
 
@@ -158,6 +168,7 @@ class Training:
         publish: makes a version serve: `Models.publish_fitted`.
         run_in_thread: for what blocks on disk or network (`asyncio.to_thread`).
         observer: is told of each configuration's training.
+        published: whose pods say by their objective what is calibrated; None: nothing is.
     """
 
     def __init__(
@@ -172,7 +183,9 @@ class Training:
         publish: Publish,
         run_in_thread: Callable[..., Awaitable[None]],
         observer: Observer | None = None,
+        published: Published | None = None,
     ) -> None:
+        self._published = published
         self._observer = observer
         self._source = source
         self._fitter = fitter
@@ -220,6 +233,7 @@ class Training:
                 self._tell(merchant, configuration, results[configuration.id], time.monotonic())
             else:
                 ready.setdefault(configuration.section, []).append((configuration, strategy))
+        valued = await self._valued(merchant)
         for section, pairs in ready.items():
             progress(f"reading the catalogue and the events of section {section}")
             training_set = await self._source.read(merchant, section, until, progress)
@@ -230,7 +244,14 @@ class Training:
                     progress(f"fitting {configuration.id} ({strategy.name} {strategy.version})")
                     try:
                         version = await self._one(
-                            merchant, configuration, strategy, prepared, actor, publish, seed
+                            merchant,
+                            configuration,
+                            strategy,
+                            prepared,
+                            actor,
+                            publish,
+                            seed,
+                            calibrate=configuration.id in valued,
                         )
                     except FitFailed as error:
                         results[configuration.id] = self._failed(merchant, configuration, error)
@@ -264,6 +285,13 @@ class Training:
             time.monotonic() - began,
         )
 
+    async def _valued(self, merchant: MerchantId) -> set[str]:
+        """The configurations whose scores a pod with an objective wants to know the worth of."""
+        known = None if self._published is None else await self._published.load(merchant)
+        if known is None:
+            return set()
+        return {id_ for pod in known.pods.values() if pod.objective for id_ in pod.chain}
+
     async def _choose(
         self, merchant: MerchantId, ids: Sequence[str]
     ) -> Sequence[StrategyConfiguration]:
@@ -292,9 +320,11 @@ class Training:
         actor: str,
         publish: bool,
         seed: int,
+        *,
+        calibrate: bool,
     ) -> ModelVersion:
         serving = await self._versions.serving(merchant, configuration.id)
-        staged = await prepared.fit(configuration, strategy, seed, serving)
+        staged = await prepared.fit(configuration, strategy, seed, serving, calibrate=calibrate)
         version = await self._keep(merchant, staged, actor)
         if not publish:
             return version

@@ -1,4 +1,5 @@
-"""`vitrine tune` on a merchant's own events, and what it writes."""
+"""`vitrine tune` on a merchant's own events and what it writes; and what training finds out for a
+pod with an objective."""
 
 from __future__ import annotations
 
@@ -12,8 +13,11 @@ import pytest
 from click.testing import CliRunner, Result
 
 from app.cli import vitrine
-from app.domain.pod import StrategyConfiguration
+from app.domain.objective import Objective
+from app.domain.pod import Pod, StrategyConfiguration
 from app.postgres.database import Database, raw
+from app.postgres.model_versions import ModelVersionStore
+from app.postgres.pods import PodStore
 from app.postgres.strategy_configurations import StrategyConfigurationStore
 from app.telemetry import logs
 
@@ -50,27 +54,54 @@ async def shop(database: Database, merchant: Any) -> Any:
     return merchant
 
 
+@pytest.fixture
+def environment(
+    database_url: str, redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> dict[str, str]:
+    """In which commands find the shop."""
+    monkeypatch.setattr(logs, "configure", lambda *_: None)
+    return {
+        **{name: value for name, value in os.environ.items() if not name.startswith("VITRINE_")},
+        "VITRINE_DATABASE_URL": database_url,
+        "VITRINE_REDIS_URL": redis_url,
+        "VITRINE_HOME": str(tmp_path / "home"),
+    }
+
+
+async def test_training_calibrates_what_a_pod_with_an_objective_serves(
+    shop: Any, database: Database, environment: dict[str, str]
+) -> None:
+    store = StrategyConfigurationStore(database)
+    for name in ("like", "top"):
+        strategy = {"like": "similar", "top": "popular"}[name]
+        await store.create(shop.id, StrategyConfiguration(id=name, strategy=strategy), "test")
+    pod = Pod(id="home", display_name="Home", chain=("like",), objective=Objective.CLICKS)
+    await PodStore(database).create(shop.id, pod, "test")
+    done = await asyncio.to_thread(CliRunner().invoke, vitrine, ["train"], env=environment)
+    assert done.exit_code == 0, done.output
+    versions = ModelVersionStore(database)
+    like, top = [await versions.serving(shop.id, name) for name in ("like", "top")]
+    assert like is not None
+    assert top is not None
+    found = like.manifest.calibration
+    assert found is not None
+    assert found.clicks is not None
+    assert found.purchases is None  # nobody bought anything
+    assert found.shoppers == 40
+    assert top.manifest.calibration is None
+
+
 async def test_the_best_is_applied_to_the_configuration(
     shop: Any,
     database: Database,
-    database_url: str,
-    redis_url: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    environment: dict[str, str],
 ) -> None:
-    monkeypatch.setattr(logs, "configure", lambda *_: None)
     store = StrategyConfigurationStore(database)
     # All it may know is what came before: what comes after is what is asked for.
     poor = {"backward": 1.0, "gaps": 1, "baskets": 0.0}
     await store.create(
         shop.id, StrategyConfiguration(id="like", strategy="similar", config=poor), "test"
     )
-    environment = {
-        **{name: value for name, value in os.environ.items() if not name.startswith("VITRINE_")},
-        "VITRINE_DATABASE_URL": database_url,
-        "VITRINE_REDIS_URL": redis_url,
-        "VITRINE_HOME": str(tmp_path / "home"),
-    }
 
     async def tune(*more: str, code: int = 0) -> Result:
         command = ["tune", "like", "--metric", "mrr@5", "--trials", "8", "--only", "backward"]
