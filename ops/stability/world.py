@@ -85,6 +85,18 @@ class Service:
         """Not the strategies' own processes, which are theirs."""
         return self.supervisor.children()
 
+    def serving(self) -> int:
+        """How many of the workers are ready."""
+        try:
+            url = f"http://127.0.0.1:{self.port}/metrics"
+            with urllib.request.urlopen(url, timeout=2) as answer:
+                for line in answer.read().decode().splitlines():
+                    if line.startswith("vitrine_workers_ready"):
+                        return int(float(line.split()[-1]))
+        except OSError:
+            pass
+        return 0
+
     def resident(self) -> int:
         """Bytes, of all workers."""
         total = 0
