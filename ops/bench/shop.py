@@ -139,8 +139,10 @@ class Stores:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What a server of Vitrine needs."""
+        """What a server of Vitrine needs. No request is refused for want of time: a closed loop
+        fills every server's queue."""
         return {
+            "VITRINE_QUEUE_SECONDS": "10",
             "VITRINE_HOME": str(self.home),
             "VITRINE_DATABASE_URL": self.database_url,
             "VITRINE_REDIS_URL": self.redis_url,
