@@ -51,6 +51,16 @@ def document(operations: Sequence[Operation], version: str) -> dict[str, Any]:
         )
     used = {operation.tag for operation in operations}
     tags = [*(tag for tag in TAGS if tag in used), *sorted(used - TAGS.keys())]
+    problem = {
+        "description": "What went wrong (RFC 9457). `message` repeats `detail`.",
+        "headers": {
+            "X-Request-Id": {
+                "description": "The request's name in the server's log",
+                "schema": {"type": "string"},
+            }
+        },
+    }
+    content = {"schema": schema(Problem)}
     return {
         "openapi": "3.1.0",
         "info": {
@@ -65,16 +75,9 @@ def document(operations: Sequence[Operation], version: str) -> dict[str, Any]:
         "components": {
             "schemas": components,
             "responses": {
-                "Problem": {
-                    "description": "What went wrong (RFC 9457). `message` repeats `detail`.",
-                    "headers": {
-                        "X-Request-Id": {
-                            "description": "The request's name in the server's log",
-                            "schema": {"type": "string"},
-                        }
-                    },
-                    "content": {MEDIA_TYPE: {"schema": schema(Problem)}},
-                }
+                "Problem": problem | {"content": {MEDIA_TYPE: content}},
+                "PlainProblem": problem
+                | {"content": {"application/json": content, MEDIA_TYPE: content}},
             },
             "securitySchemes": {
                 "basic": {
@@ -161,7 +164,8 @@ def _responses(operation: Operation, schema: Callable[[Any], dict[str, Any]]) ->
         if kind is not None:
             answer["content"] = {operation.response_media_type: {"schema": schema(kind)}}
         answers[str(status)] = answer
-    return answers | {"default": {"$ref": "#/components/responses/Problem"}}
+    problem = "PlainProblem" if operation.plain_problems else "Problem"
+    return answers | {"default": {"$ref": f"#/components/responses/{problem}"}}
 
 
 def _identity(kind: Any) -> object:

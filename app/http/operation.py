@@ -55,6 +55,7 @@ class Operation:
     aliases: tuple[str, ...] = ()
     """Further paths, undocumented: how a client spells this one that escapes its slashes."""
     response_media_type: str = "application/json"  # of the answers that are no problem
+    plain_problems: bool = False  # refusals of its own are application/json: its clients read that
 
     @property
     def template(self) -> str:

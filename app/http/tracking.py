@@ -103,6 +103,7 @@ class Tracking:
                 summary,
                 security=Security.KEY,
                 responses={200: TrackerAnswer},
+                plain_problems=True,
                 **more,
             )
 
