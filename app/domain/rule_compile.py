@@ -22,7 +22,7 @@ from app.domain.rule_items import ItemExpression
 from app.domain.rule_newest import NewestItems
 from app.domain.rule_program import LARGE, MAX_LARGE, Binder, Program, RankedRule, RuleGroup
 from app.domain.rule_seed import SeedComparison
-from app.domain.rule_table import CHUNK, ItemTest, ItemTests, Signatures
+from app.domain.rule_table import ItemTest, ItemTests, Signatures
 
 _encode: Final = msgspec.json.Encoder().encode
 _ALWAYS: Final = (b"", -1)
@@ -59,7 +59,11 @@ class PodRules:
         rules: Sequence[RankedRule],
         bind: Binder,
         signatures: Callable[[], Signatures],
+        shared: dict[tuple[int, ...], RuleGroup],
     ) -> None:
+        """Args:
+        shared: groups of the other pods, by their rules' ranks.
+        """
         self.activation = Activation(pod_id, bind, signatures)
         self._signatures = signatures
         self.rules: list[RankedRule] = []
@@ -84,10 +88,13 @@ class PodRules:
         for test, members in {id(entry): entry for entry in by_condition.values()}.values():
             if members:
                 self._tests.append(test)
-                self.groups.append(RuleGroup(members, bind, signatures))
+                ranks = tuple(rule.rank for rule in members)
+                if ranks not in shared:
+                    shared[ranks] = RuleGroup(members, bind, signatures)
+                self.groups.append(shared[ranks])
         by_size = sorted(self.groups, key=lambda group: len(group.tests), reverse=True)
         for group in by_size[:MAX_LARGE]:
-            group.is_large = len(group.tests) >= LARGE
+            group.is_large = group.is_large or len(group.tests) >= LARGE
         self._by_bits: dict[int, Program] = {}
         self._by_groups: dict[tuple[int, ...], Program] = {}
 
@@ -138,13 +145,14 @@ class CompiledRules:
         self._tests = ItemTests(index)
         self._bound: dict[int, ItemTest] = {}
         self._pods: dict[str, PodRules] = {}
+        groups: dict[tuple[int, ...], RuleGroup] = {}
         for pod_id in pod_ids:
-            pod = PodRules(pod_id, self.rules, self.bind, lambda: self.signatures)
+            pod = PodRules(pod_id, self.rules, self.bind, lambda: self.signatures, groups)
             if pod.rules:
                 self._pods[pod_id] = pod
                 self._bind_actions(pod.rules)
         self.signatures = Signatures(index, self._tests.timeless)
-        self._unsummed = [g for pod in self._pods.values() for g in pod.groups if g.is_large]
+        self._unsummed = [group for group in groups.values() if group.is_large]
 
     @property
     def pod_ids(self) -> list[str]:
@@ -164,14 +172,15 @@ class CompiledRules:
             or any(_is_personal(action) for rule in pod.rules for action in rule.rule.then)
         )
 
-    def catch_up(self, limit: int = CHUNK) -> bool:
+    def catch_up(self) -> bool:
         """Do work ahead of requests, a part that takes some milliseconds; whether all is done.
         Called between requests, after compiling and after the catalogue changed."""
-        if not self.signatures.catch_up(limit):
+        if not self.signatures.catch_up():
             return False
         if self._unsummed:
-            self._unsummed.pop().sums()
-            return not self._unsummed
+            if self._unsummed[-1].catch_up():
+                self._unsummed.pop()
+            return False
         self.newest.catch_up()
         return True
 

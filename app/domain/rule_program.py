@@ -19,7 +19,7 @@ from app.domain import rule_action as act
 from app.domain.item_index import ItemIndex
 from app.domain.rule import Rule
 from app.domain.rule_items import ItemExpression
-from app.domain.rule_table import ItemTest, Signatures
+from app.domain.rule_table import ItemTest, Signatures, part_of
 from vitrine_sdk import BoolArray, FloatArray, IntArray
 
 KEEP: Final = np.int32(2**31 - 1)
@@ -147,6 +147,16 @@ class RuleGroup:
                 fresh = self.tests.of(signatures, np.arange(start, end, dtype=np.int32))
                 self._sums = self._sums.followed_by(fresh)
         return self._sums
+
+    def catch_up(self) -> bool:
+        """Add up a part of the signatures; whether all are now."""
+        signatures = self._signatures()
+        start = len(self._sums)
+        end = min(start + part_of(len(self.tests)), signatures.count)
+        if start < end:
+            fresh = self.tests.of(signatures, np.arange(start, end, dtype=np.int32))
+            self._sums = self._sums.followed_by(fresh)
+        return end == signatures.count
 
     def _add(self, ranked: RankedRule, action: act.Action, bind: Binder) -> None:
         match action:

@@ -27,6 +27,14 @@ _encode: Final = msgspec.json.Encoder().encode
 
 DAY: Final = 86_400.0
 CHUNK: Final = 8_192
+WORK: Final = 1 << 20
+"""Answers of tests, that are asked for together ahead of requests: some milliseconds."""
+
+
+def part_of(tests: int) -> int:
+    """How many rows or signatures may be asked of so many tests between two requests."""
+    return max(256, min(CHUNK, WORK // max(tests, 1)))
+
 
 Evaluator = Callable[[IntArray, float], BoolArray]
 """(rows, now) to one flag a row."""
@@ -146,8 +154,9 @@ class Signatures:
         signed = self._signed[: len(self._index)] >= 0
         return np.bincount(self._of[: len(signed)][signed], minlength=self.count)
 
-    def catch_up(self, limit: int = CHUNK) -> bool:
-        """Sign at most `limit` rows that are not, or that changed. Returns whether all are now."""
+    def catch_up(self) -> bool:
+        """Sign some rows that are not, or that changed. Returns whether all are now."""
+        limit = part_of(len(self._tests))
         index = self._index
         revision = index.revision
         if self._clean == revision:

@@ -44,6 +44,7 @@ class Previews:
         self._explain = explain
         self._indexes = indexes
         self._samples = samples
+        self._looking = asyncio.Semaphore(1)  # one merchant's many requests after another's
 
     async def one(
         self,
@@ -64,9 +65,8 @@ class Previews:
             InvalidInput: naming the parameter.
         """
         old, _ = await self._explain.run(snapshot, request, rulings=_in_force(snapshot), at=at)
-        new, _ = await self._explain.run(
-            snapshot, request, rulings=self._with(snapshot, rule_set_id, rules), at=old.at
-        )
+        rulings = await self._with(snapshot, rule_set_id, rules)
+        new, _ = await self._explain.run(snapshot, request, rulings=rulings, at=old.at)
         before, after = _listed(old), _listed(new)
         ruling = new.ruling
         moves = tuple(
@@ -98,14 +98,25 @@ class Previews:
         pod_ids: Sequence[str],
         limit: int,
     ) -> SamplePreview:
-        """Recent requests, likewise.
+        """Recent requests, likewise. Shoppers' requests come in between any two of them.
 
         Raises:
             Unavailable: the store is away.
         """
+        async with self._looking:
+            return await self._many(snapshot, rule_set_id, rules, pod_ids, limit)
+
+    async def _many(
+        self,
+        snapshot: ServingSnapshot,
+        rule_set_id: str,
+        rules: RuleSet,
+        pod_ids: Sequence[str],
+        limit: int,
+    ) -> SamplePreview:
         samples = await self._samples.recent(snapshot.merchant, pod_ids, limit)
         revenue = await self._samples.revenue(snapshot.merchant, REVENUE_DAYS)
-        rulings = self._with(snapshot, rule_set_id, rules)
+        rulings = await self._with(snapshot, rule_set_id, rules)
         in_force = _in_force(snapshot)
         before, after = Counter[str](), Counter[str]()
         changed = shorter = skipped = 0
@@ -113,6 +124,7 @@ class Previews:
             try:
                 request = msgspec.convert(sample, RecommendationRequest)
                 old, _ = await self._explain.run(snapshot, request, rulings=in_force)
+                await asyncio.sleep(0)
                 new, _ = await self._explain.run(snapshot, request, rulings=rulings, at=old.at)
             except (msgspec.ValidationError, VitrineError):
                 skipped += 1
@@ -122,7 +134,7 @@ class Previews:
             shorter += len(new_items) < len(old_items)
             before.update(old_items)
             after.update(new_items)
-            await asyncio.sleep(0)  # shoppers' requests come in between
+            await asyncio.sleep(0)
         shifts = [
             Shift(
                 item_id=item_id,
@@ -149,17 +161,24 @@ class Previews:
             losing_share=_share(losing, total),
         )
 
-    def _with(self, snapshot: ServingSnapshot, rule_set_id: str, rules: RuleSet) -> MerchantRulings:
+    async def _with(
+        self, snapshot: ServingSnapshot, rule_set_id: str, rules: RuleSet
+    ) -> MerchantRulings:
+        """The rules in force, with `rules` in the place of the rule set. What they ask for ahead of
+        requests is done in parts of some milliseconds."""
         configuration = snapshot.configuration
         others = [rule for rule in configuration.rules if rule.rule_set_id != rule_set_id]
         draft = PublishedRules(rule_set_id=rule_set_id, number=DRAFT, rules=rules)
-        return MerchantRulings(
+        rulings = MerchantRulings(
             [*others, draft],
             configuration.pods.values(),
             configuration.strategies,
             self._indexes,
             snapshot.merchant,
         )
+        while not rulings.catch_up():  # noqa: ASYNC110  # requests come in between
+            await asyncio.sleep(0)
+        return rulings
 
 
 def require_time(at: float | None) -> None:

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime as dt
+import itertools
 import time
 from collections.abc import AsyncIterator
 from typing import Any
 
+import msgspec
 import pytest
 import pytest_asyncio
 
 from app.domain.merchant import Role
+from app.domain.rule import RuleSet
 from app.postgres.database import connect, raw
 from app.postgres.served_samples import PostgresServedSamples
+from app.services.explain import Explain
+from app.services.preview import Previews
 from tests.ruled_shop import RULE_SETS, RuledShop, open_shop, supermarket
 from vitrine_sdk import EventType
 
@@ -165,6 +171,39 @@ async def test_a_preview_over_many_recent_requests(shop: RuledShop) -> None:
     assert (seen["revenue"], seen["losing_share"], seen["gaining_share"]) == (100.0, 0.3, 0.0)
     seen = await shop.call("POST", f"{MAIN}/preview-samples", {"pod_ids": ["pdp"]})
     assert (seen["requests"], seen["changed"]) == (1, 0)
+
+
+async def test_shoppers_come_in_between_the_requests_of_a_preview(shop: RuledShop) -> None:
+    explain = Explain(shop.runner, shop.histories, shop.features)
+    turns: list[str] = []
+
+    class Watched:
+        async def run(self, *arguments: Any, **named: Any) -> Any:
+            turns.append("preview")
+            return await explain.run(*arguments, **named)
+
+    class Recent:
+        async def recent(self, *_: Any) -> Any:
+            return [{"pod_id": "home"}] * 20
+
+        async def revenue(self, *_: Any) -> Any:
+            return {}
+
+    async def shop_on() -> None:
+        while True:
+            turns.append("shopper")
+            await asyncio.sleep(0)
+
+    previews = Previews(Watched(), shop.indexes, Recent())  # type: ignore[arg-type]
+    snapshot = shop.serving.merchants()[shop.merchant]
+    rules = msgspec.convert({"rules": [{"id": "a", "then": [pin(shop.items[9].id, 1)]}]}, RuleSet)
+    shopper = asyncio.create_task(shop_on())
+    seen = await asyncio.gather(*(previews.many(snapshot, "main", rules, (), 20) for _ in range(2)))
+    shopper.cancel()
+    assert [one.requests for one in seen] == [20, 20]
+    assert turns.count("preview") == 80
+    pairs = set(itertools.pairwise(turns))
+    assert ("preview", "preview") not in pairs, "also when two merchants look at the same time"
 
 
 # Explain

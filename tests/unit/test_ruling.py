@@ -698,6 +698,21 @@ def test_programs_say_the_same_when_they_are_added_up_and_when_not() -> None:
     assert len({tuple(shop.ids(12)) for _ in range(5)}) == 1
 
 
+def test_work_ahead_of_requests_is_done_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.domain.rule_table.WORK", 1)  # as with thousands of rules
+    rules = [
+        rule({"type": "boost", "items": listed(f"i{n}"), "strength": 1 + n % 10})
+        for n in range(700)
+    ]
+    shop, other = Shop(*rules, items=700), Shop(*rules, items=700)
+    signed = []
+    while not shop.rules.catch_up():
+        signed.append(int(shop.rules.signatures.sizes().sum()))
+    assert signed[:3] == [256, 512, 700], "rows are signed 256 at a time"
+    assert len(signed) == 3 + 2, "then their sums are made likewise, once for both pods"
+    assert shop.ids(40) == other.ids(40), "the same as when nothing was done ahead"
+
+
 # What always holds
 
 ITEM_TESTS = st.one_of(
