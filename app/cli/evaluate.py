@@ -75,7 +75,7 @@ def evaluate_command(strategies: Callable[[], Strategies]) -> click.Command:
         """
         try:
             installed = strategies()
-            contenders = [_contender(text, installed) for text in wanted]
+            contenders = [contender_of(text, installed) for text in wanted]
             log = read(format_, paths, column_pairs(columns))
             made = split(log, protocol, cast("Part", part), days)
             if shuffle:
@@ -118,7 +118,7 @@ def evaluate_command(strategies: Callable[[], Strategies]) -> click.Command:
     return evaluate
 
 
-def _contender(text: str, installed: Strategies) -> Contender:
+def contender_of(text: str, installed: Strategies) -> Contender:
     """`name`, `name={"json": 1}` or a chain of them, joined by ">"."""
     chain = []
     for link in text.split(">"):
