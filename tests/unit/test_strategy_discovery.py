@@ -115,7 +115,10 @@ def test_its_configuration_is_checked_with_a_pointer(install: Install, tmp_path:
         (("def fit(self, data, config, seed)", "def fit(self, data)"), "must take 3 arguments"),
         (("config = Settings", "config = dict"), "subclass of vitrine_sdk.Config"),
         (("days: int = 7", "days: int"), "needs a default"),
-        (("days: int = 7", "days: int = 7\n    when: np.ndarray | None = None"), "has no JSON Schema"),
+        (
+            ("days: int = 7", "days: int = 7\n    when: np.ndarray | None = None"),
+            "has no JSON Schema",
+        ),
         (("format = 1", "format = 1\n    def __init__(self): 1 / 0"), "ZeroDivisionError"),
     ],
 )
