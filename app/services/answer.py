@@ -84,9 +84,11 @@ def _attributes(item: Mapping[str, Any], variation: Mapping[str, Any]) -> dict[s
 
 @dataclass(slots=True, eq=False)
 class Answer:
-    """One list, ready to be sent: `head`, a result id, `TAIL`."""
+    """One list, ready to be sent: `parts`, a result id, `TAIL`."""
 
-    head: bytes
+    parts: tuple[bytes, ...]
+    """Everything up to the result id. Items' JSON is the near-cache's own, not a copy: a list that
+    is kept costs little beside it."""
     listing: Listing
     rows: IntArray
     sources: CodeArray
@@ -94,7 +96,11 @@ class Answer:
     degraded: tuple[str, ...] = ()  # what was away
 
     def body(self, result_id: str) -> bytes:
-        return b"".join((self.head, result_id.encode(), TAIL))
+        return b"".join((*self.parts, result_id.encode(), TAIL))
+
+    @property
+    def head(self) -> bytes:
+        return b"".join(self.parts)
 
     @property
     def strategy(self) -> str | None:
@@ -121,26 +127,32 @@ BY_RULE: Final = "rules"
 TAIL: Final = b'"}'
 
 
-def results(listing: Listing, pool: Pool, items: Sequence[bytes]) -> bytes:
-    """The list `response.results`, without its brackets; `items` are rendered, one a row."""
+def results(listing: Listing, pool: Pool, items: Sequence[bytes]) -> list[bytes]:
+    """The parts of the list `response.results`, without its brackets; `items` are rendered, one a
+    row: every third part, from the first on, is one of them."""
+    if not items:
+        return []
     sources = pool.sources.tobytes()  # quicker to ask than the array
     if pool.slotted is not None or pool.labels or BROUGHT in sources:
-        return b",".join(_marked(listing, pool, items))
-    reasons = pool.reasons.tolist()
-    if sources and sources.count(sources[0]) == len(sources):
+        ends = _marked(listing, pool)
+    elif sources.count(sources[0]) == len(sources):
         of_one = listing.endings[sources[0]]
-        return b",".join([item + of_one[r] for item, r in zip(items, reasons, strict=True)])
-    endings = listing.endings
-    return b",".join(
-        [item + endings[s][r] for item, s, r in zip(items, sources, reasons, strict=True)]
-    )
+        ends = [of_one[reason] for reason in pool.reasons.tolist()]
+    else:
+        endings = listing.endings
+        ends = [endings[s][r] for s, r in zip(sources, pool.reasons.tolist(), strict=True)]
+    parts = [b","] * (3 * len(items))
+    parts[0::3] = items
+    parts[1::3] = ends
+    parts.pop()
+    return parts
 
 
-def _marked(listing: Listing, pool: Pool, items: Sequence[bytes]) -> list[bytes]:
-    slotted = [False] * len(items) if pool.slotted is None else pool.slotted.tolist()
+def _marked(listing: Listing, pool: Pool) -> list[bytes]:
+    """What follows each item's JSON, where some of them were put into their places."""
+    slotted = [False] * len(pool) if pool.slotted is None else pool.slotted.tolist()
     marked = []
-    for item, row, source, reason, fixed in zip(
-        items,
+    for row, source, reason, fixed in zip(
         pool.rows.tolist(),
         pool.sources.tolist(),
         pool.reasons.tolist(),
@@ -155,34 +167,30 @@ def _marked(listing: Listing, pool: Pool, items: Sequence[bytes]) -> list[bytes]
             end = ending(listing.pod.chain[source], code, slotted=fixed, labels=labels)
         else:
             end = listing.endings[source][reason]
-        marked.append(item + end)
+        marked.append(end)
     return marked
 
 
 def assemble(
     listing: Listing,
     echo: bytes,
-    listed: bytes,
+    listed: Sequence[bytes],
     count: int,
     *,
     short: Mapping[str, Any] | None = None,
     degraded: Sequence[str] = (),
-) -> bytes:
-    """`Answer.head`: everything up to the result id."""
+) -> tuple[bytes, ...]:
+    """`Answer.parts`."""
     extra = b""
     if short is not None:
         extra += b',"short":' + _encode(short)
     if degraded:
         extra += b',"degraded":' + _encode(degraded)
-    return b"".join(
-        (
-            b'{"request":', echo,
-            b',"response":{"results":[', listed,
-            b'],"total_num_results":', str(count).encode(),
-            b',"pod":', listing.document, extra,
-            b'},"result_id":"',
-        )
-    )  # fmt: skip
+    return (
+        b'{"request":%b,"response":{"results":[' % echo,
+        *listed,
+        b'],"total_num_results":%d,"pod":%b%b},"result_id":"' % (count, listing.document, extra),
+    )
 
 
 def shortness(asked: int, found: int, left_out: Sequence[int]) -> dict[str, Any]:

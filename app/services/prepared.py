@@ -14,7 +14,7 @@ MAX_AGE: Final = 300.0
 """Seconds after which a list is made anew, so that what ages in a model does so here too."""
 
 _MAX_ASKED: Final = 100_000  # keys remembered
-_OVERHEAD: Final = 600  # of an entry beside its bytes and rows
+_OVERHEAD: Final = 1_000  # of an entry beside its bytes and rows
 
 Key = tuple[int, str, str]  # snapshot, pod, and what of the request the list depends on
 
@@ -29,6 +29,7 @@ class Prepared:
     rows: IntArray  # every row that was looked at for it
     whole_catalogue: bool  # any change of the catalogue may change it
     expires: float  # Unix seconds
+    shared: bool = False  # its items' JSON is the near-cache's
 
     def holds(self, now: float) -> bool:
         if now >= self.expires:
@@ -42,7 +43,9 @@ class Prepared:
 
 
 class PreparedLists:
-    """Bounded by bytes, of all merchants together. A new snapshot has a new number: what was
+    """Bounded by bytes, of all merchants together: those that a list has for itself. Items' JSON it
+    shares with the near-cache; where that lets items go, kept lists hold them up to five minutes
+    longer. A new snapshot has a new number: what was
     prepared for the one before is not found any more, and let go in time."""
 
     def __init__(self, max_bytes: int) -> None:
@@ -79,4 +82,6 @@ class PreparedLists:
 
 
 def _size(prepared: Prepared) -> int:
-    return _OVERHEAD + len(prepared.answer.head) + prepared.rows.nbytes
+    parts = prepared.answer.parts
+    own = parts[:1] + parts[-1:] if prepared.shared else parts
+    return _OVERHEAD + 8 * len(parts) + sum(map(len, own)) + prepared.rows.nbytes

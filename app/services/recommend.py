@@ -71,7 +71,7 @@ class Recommend:
         budget: float = 0.1,
         overfetch: int = 5,
         history_length: int = 100,
-        prepared_bytes: int = 64 * 1024 * 1024,
+        prepared_bytes: int = 128 * 1024 * 1024,
         sample_rate: float = 0.01,
     ) -> None:
         self._histories = histories
@@ -253,7 +253,7 @@ class Recommend:
         if pod.exclude_bought:
             asked.exclusions.add(asked.history.rows_of(BOUGHT), LeftOut.BOUGHT)
 
-    def _answer(self, asked: PodRequest, chosen: Chosen, listed: bytes) -> Answer:
+    def _answer(self, asked: PodRequest, chosen: Chosen, listed: Sequence[bytes]) -> Answer:
         count = len(chosen.pool)
         short: dict[str, Any] | None = None
         if count < asked.want:
@@ -261,7 +261,7 @@ class Recommend:
             if asked.filters is not None and (unknown := asked.filters.unknown()):
                 short["unknown_attributes"] = unknown
         answer = Answer(
-            head=assemble(
+            parts=assemble(
                 asked.served.listing,
                 asked.echo(),
                 listed,
@@ -302,6 +302,7 @@ class Recommend:
                 rows=rows,
                 whole_catalogue=filtered or (ruling is not None and ruling.whole_catalogue),
                 expires=expires,
+                shared=asked.format is None,
             ),
         )
 
