@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
@@ -20,15 +21,18 @@ from vitrine_sdk import (
     EventType,
     FloatArray,
     IntArray,
+    Items,
     Needs,
     TrainingData,
 )
+from vitrine_sdk.additive import Counted
 from vitrine_sdk.cooccurrence import damped, followed, popularity, together, type_weights
 from vitrine_sdk.neighbours import Neighbours, checked, strongest
 from vitrine_sdk.ranking import ranked
 from vitrine_similar.content import features, kinds, nearest
 
 DAY = 86_400
+ROUNDING = 1e-4  # of counts: no real one is smaller
 TOGETHER, CONTENT = 0, 1  # as flags: does content say more than half?
 
 Weight = Annotated[float, msgspec.Meta(ge=0, le=1000)]
@@ -134,9 +138,61 @@ class Similar:
         return Needs(seeds=True, eligible=True)
 
     def fit(self, data: TrainingData, config: SimilarConfig, seed: int) -> Arrays:  # noqa: ARG002
-        n = len(data.items)
-        counts, known = _counts(data, config)
-        kind = kinds(data.items.groups, n)
+        counts, known, _ = _counts(data, config)
+        return self._finished(counts, known, data.items, config)
+
+    # What `vitrine_sdk.additive` asks for.
+
+    def count(self, data: TrainingData, config: SimilarConfig) -> Arrays:
+        counts, known, bought = _counts(data, config)
+        return _plain(counts, known, bought)
+
+    def combine(self, parts: Sequence[Counted], items: int, config: SimilarConfig) -> Arrays:
+        if config.relation == "complement" and any(part.counts["bought"][0] for part in parts):
+            # Where anybody buys, those who only look say nothing of what is bought together.
+            parts = [part for part in parts if part.counts["bought"][0]]
+        known = np.zeros(items, np.float64)
+        total = sparse.csr_matrix((items, items), dtype=np.float64)
+        for part in parts:
+            there = part.positions
+            size = len(part.counts["known"])
+            cells = (part.counts["data"], part.counts["indices"], part.counts["indptr"])
+            counts = sparse.csr_matrix(cells, shape=(size, size)).astype(np.float64).tocoo()
+            row, column = counts.row, counts.col
+            there = np.arange(size, dtype=np.int32) if there is None else there
+            still = (there[row] >= 0) & (there[column] >= 0)
+            total = total + part.sign * sparse.csr_matrix(
+                (counts.data[still], (there[row[still]], there[column[still]])),
+                shape=(items, items),
+            )
+            kept = there >= 0
+            known[there[kept]] += part.sign * part.counts["known"][kept].astype(np.float64)
+        # What was added and taken away leaves its rounding behind.
+        total.data[np.abs(total.data) < ROUNDING] = 0
+        total.eliminate_zeros()
+        bought = any(part.counts["bought"][0] for part in parts)
+        known[np.abs(known) < ROUNDING] = 0
+        return _plain(total.astype(np.float32), known.astype(np.float32), bought)
+
+    def finish(
+        self,
+        counts: Arrays,
+        items: Items,
+        now: int,  # noqa: ARG002
+        config: SimilarConfig,
+        seed: int,  # noqa: ARG002
+    ) -> Arrays:
+        n = len(items)
+        cells = (counts["data"], counts["indices"], counts["indptr"])
+        known: FloatArray = counts["known"]
+        return self._finished(sparse.csr_matrix(cells, shape=(n, n)), known, items, config)
+
+    def _finished(
+        self, raw: sparse.csr_matrix, known: FloatArray, items: Items, config: SimilarConfig
+    ) -> Arrays:
+        n = len(items)
+        counts = damped(raw, known, 0.5, config.damping, config.shrink)
+        kind = kinds(items.groups, n)
         behaviour = strongest(*_csr(_of_relation(counts, kind, config.relation)), config.neighbours)
         behaviour = _relative(behaviour)
         # Certainty of what behaviour says of an item: half at `trusted` weighted events.
@@ -147,7 +203,7 @@ class Similar:
         if config.content > 0 and n and config.relation != "complement":
             needy = np.flatnonzero((sure < 0.9) | ~full).astype(np.int32)
             prior = known + np.linspace(0, 1e-3, n, dtype=np.float32)
-            similar = nearest(features(data.items), needy, prior, config.neighbours, postings=48)
+            similar = nearest(features(items), needy, prior, config.neighbours, postings=48)
             if config.relation == "substitute":
                 similar = _same_kind(similar, kind)
         return _blend(behaviour, similar, sure, config.content, config.neighbours)
@@ -160,8 +216,10 @@ class Similar:
         )
 
 
-def _counts(data: TrainingData, config: SimilarConfig) -> tuple[sparse.csr_matrix, FloatArray]:
-    """Damped co-occurrence, and the weight of all events an item."""
+def _counts(
+    data: TrainingData, config: SimilarConfig
+) -> tuple[sparse.csr_matrix, FloatArray, bool]:
+    """Co-occurrence, the weight of all events an item, and whether anything was bought."""
     n = len(data.items)
     events = data.events
     weights = type_weights(
@@ -175,7 +233,8 @@ def _counts(data: TrainingData, config: SimilarConfig) -> tuple[sparse.csr_matri
             EventType.CONVERSION: config.conversion,
         },
     )
-    if config.relation == "complement" and (events.type == EventType.PURCHASE).any():
+    bought = bool((events.type == EventType.PURCHASE).any())
+    if config.relation == "complement" and bought:
         # Bought together: what was only looked at on the way is no complement.
         weights = np.where(events.type >= EventType.CART, weights, 0).astype(np.float32)
     used = np.flatnonzero((weights > 0) & (events.time >= data.now - config.window_days * DAY))
@@ -190,7 +249,18 @@ def _counts(data: TrainingData, config: SimilarConfig) -> tuple[sparse.csr_matri
     if config.baskets > 0:
         baskets = together(item, events.session[used], weight, n, config.largest_basket)
         counts = counts + baskets * np.float32(config.baskets)
-    return damped(counts, known, 0.5, config.damping, config.shrink), known
+    return counts, known, bought
+
+
+def _plain(counts: sparse.csr_matrix, known: FloatArray, bought: bool) -> Arrays:
+    indptr, indices, data = _csr(counts)
+    return {
+        "indptr": indptr,
+        "indices": indices,
+        "data": data.astype(np.float32),
+        "known": known,
+        "bought": np.array([bought]),
+    }
 
 
 def _of_relation(counts: sparse.csr_matrix, kind: IntArray, relation: str) -> sparse.csr_matrix:
