@@ -22,6 +22,7 @@ from app.http.operation import Operation
 from app.http.server import Limits, Place
 from app.services.stopping import stop
 from app.settings import Settings
+from app.telemetry.open_telemetry import tracer_from_environment
 
 log = structlog.get_logger()
 
@@ -70,6 +71,7 @@ class ServingProcess:
             operations += handler.operations()
         for handler in container.admin_handlers():
             operations += container.rate_limit().limited(handler.operations())
+        self._tracer = tracer_from_environment()
         self.application: web.Application = build(
             operations,
             authenticator=serving,
@@ -78,6 +80,7 @@ class ServingProcess:
             metrics=place.metrics,
             output=place.output,
             limits=self.limits,
+            tracer=self._tracer,
         )
 
     async def start(self) -> None:
@@ -113,6 +116,8 @@ class ServingProcess:
                 await close()
             except Exception:
                 log.exception("stop_failed")
+        if self._tracer is not None:
+            await asyncio.to_thread(self._tracer.close)
         self._started.clear()
 
     async def _load_catalogue(self) -> None:

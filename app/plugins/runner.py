@@ -29,6 +29,7 @@ from app.plugins.process_runner import ChildModel, Refusal
 from app.services.running import Failure, Outcome
 from app.services.snapshot import ServedModel
 from app.telemetry.metrics import Metrics
+from app.telemetry.traces import CURRENT
 from vitrine_sdk import Candidates, Context
 
 log = structlog.get_logger()
@@ -173,6 +174,9 @@ class _Guard:
     ) -> Outcome:
         now = time.monotonic()
         self._observe(now - started)
+        span = CURRENT.get()
+        if span is not None:
+            span.child(f"strategy {self._id}", now - started)
         if isinstance(outcome, BaseException):
             return self.failed(Failure.RAISED, now, error=outcome)
         wrong = self._wrong(outcome, model, limit)

@@ -18,6 +18,7 @@ import orjson
 import structlog
 
 from app.telemetry.output import Output
+from app.telemetry.traces import CURRENT
 
 LEVELS: Final = {
     "debug": logging.DEBUG,
@@ -138,6 +139,9 @@ def _line(_logger: object, method: str, event: _EventDict) -> bytes:
     """The one processor: a call of a function costs more than what most of them do."""
     event["level"] = "error" if method == "exception" else method
     event["time"] = _now()
+    span = CURRENT.get()
+    if span is not None:
+        event.setdefault("trace_id", span.trace_id)
     if "exc_info" in event:
         _exception(event)
     if not SECRET_NAMES.isdisjoint(event):

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from app.telemetry.metrics import Metrics
+from app.telemetry.traces import CURRENT
 
 
 class _Named(Protocol):
@@ -69,21 +70,26 @@ class ProjectionObserver:
 
 def postgres_observer(metrics: Metrics) -> Callable[[float, bool], None]:
     """What `app.postgres.database.connect` tells of transactions."""
-    return _timed(metrics.postgres_seconds.observe, metrics.postgres_unavailable.inc)
+    return _timed("PostgreSQL", metrics.postgres_seconds.observe, metrics.postgres_unavailable.inc)
 
 
 def redis_observer(metrics: Metrics, client: str) -> Callable[[float, bool], None]:
     """What a `RedisConnection` and those who share it tell of calls."""
     return _timed(
-        metrics.redis_seconds.labels(client).observe, metrics.redis_unavailable.labels(client).inc
+        "Redis",
+        metrics.redis_seconds.labels(client).observe,
+        metrics.redis_unavailable.labels(client).inc,
     )
 
 
 def _timed(
-    observe: Callable[[float], None], unavailable: Callable[[], None]
+    store: str, observe: Callable[[float], None], unavailable: Callable[[], None]
 ) -> Callable[[float, bool], None]:
     def told(seconds: float, answered: bool) -> None:
         observe(seconds)
+        span = CURRENT.get()
+        if span is not None:
+            span.child(store, seconds, None if answered else "not answered")
         if not answered:
             unavailable()
 
