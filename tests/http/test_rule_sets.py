@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
 
 from app.domain.merchant import Role
 from app.postgres.database import Database
@@ -250,6 +254,7 @@ async def test_a_cycle_of_references_is_named(shop: RuledShop) -> None:
     problem = await shop.call("POST", RULE_SETS, document, status=400)
     assert pointers(problem) == ["/expressions/a"]
     assert "a → b → c → a" in problem["detail"]
+    await shop.call("GET", MAIN, status=404)
 
 
 async def test_references_that_would_explode_are_refused_or_cheap(shop: RuledShop) -> None:
@@ -272,6 +277,7 @@ async def test_too_many_rules(shop: RuledShop) -> None:
     rules = [{"id": f"r{n}", "then": [action]} for n in range(10_001)]
     problem = await shop.call("POST", RULE_SETS, {"id": "main", "rules": rules}, status=400)
     assert pointers(problem) == ["/rules"]
+    await shop.call("GET", MAIN, status=404)
     await shop.call("POST", RULE_SETS, {"id": "main", "rules": rules[:-1]}, status=201)
     problem = await shop.call(
         "PUT", f"{MAIN}/rules/one-more", {"id": "one-more", "then": [action]},
@@ -371,6 +377,7 @@ async def test_a_call_that_is_sent_again_is_done_once(shop: RuledShop) -> None:
     key = {"Idempotency-Key": "k2", **ANY}
     for _ in range(3):
         await shop.call("POST", f"{MAIN}/publish", {}, status=201, headers=key)
+    await shop.call("POST", f"{MAIN}/publish", {"reason": "other"}, status=409, headers=key)
     assert len((await shop.call("GET", f"{MAIN}/versions"))["items"]) == 1
     # A refused call lets its key go.
     key = {"Idempotency-Key": "k3"}
@@ -432,6 +439,9 @@ async def test_another_merchant_s_rules_are_not_there(
         ("POST", f"{MAIN}/withdraw", {}),
         ("GET", f"{MAIN}/versions", None),
         ("GET", f"{MAIN}/versions/1", None),
+        ("POST", f"{MAIN}/preview", {"request": {"pod_id": "home"}}),
+        ("POST", f"{MAIN}/preview-samples", {}),
+        ("GET", f"{MAIN}/conflicts", None),
         ("PUT", f"{MAIN}/rules/no-own-brand", EXCLUDE_PRIVATE),
         ("DELETE", f"{MAIN}/rules/no-own-brand", None),
     ):
@@ -455,16 +465,42 @@ async def test_every_change_is_in_the_audit_log_and_stays(shop: RuledShop) -> No
         await shop.call(method, "/admin/v1/audit", {}, status=405)
 
 
+async def test_each_version_says_who_published_it_when_and_why(shop: RuledShop) -> None:
+    await shop.call("POST", RULE_SETS, {"id": "main", "rules": [EXCLUDE_PRIVATE]}, status=201)
+    began = time.time()
+    for path, body in (
+        ("publish", {"reason": "Autumn begins"}),
+        ("publish", {"reason": "Again"}),
+        ("roll-back", {"number": 1, "reason": "Autumn ended early"}),
+    ):
+        await shop.call("POST", f"{MAIN}/{path}", body, status=201, headers=ANY)
+    merchandiser = hashlib.sha256(shop.secrets[Role.MERCHANDISER].encode()).digest()
+    async with shop.database.merchant(shop.merchant) as connection:
+        rows = await connection.execute(
+            text("SELECT id FROM token WHERE digest = :digest"), {"digest": merchandiser}
+        )
+    who = rows.scalar_one()
+    versions = (await shop.call("GET", f"{MAIN}/versions"))["items"]
+    assert [(v["number"], v["reason"]) for v in versions] == [
+        (3, "Autumn ended early"), (2, "Again"), (1, "Autumn begins"),
+    ]  # fmt: skip
+    assert {version["actor"] for version in versions} == {who}
+    times = [version["published_at"] for version in versions]
+    assert began - 1 <= times[2] <= times[1] <= times[0] <= time.time() + 1
+    log = (await shop.call("GET", "/admin/v1/audit", subject="main", limit=3))["items"]
+    assert {entry["actor"] for entry in log} == {who}
+    assert [entry["after"]["reason"] for entry in log] == [v["reason"] for v in versions]
+
+
 async def test_what_was_published_cannot_be_altered_in_the_database(
     shop: RuledShop, database: Database
 ) -> None:
-    from sqlalchemy import text
-    from sqlalchemy.exc import DBAPIError
-
     await shop.publish(EXCLUDE_PRIVATE)
     for statement in (
         "UPDATE rule_set_version SET rules = '{}'",
         "DELETE FROM rule_set_version",
+        "TRUNCATE rule_set_version",
+        "TRUNCATE audit",
         "UPDATE audit SET actor = 'nobody'",
         "DELETE FROM audit",
     ):
