@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import click
 
 from app.cli.training import ACTOR, chosen_merchant, merchant_option, run
 from app.container import Container
+from app.files.parquet_training import ParquetTrainingData
 from app.services.train import SEED
 
 
@@ -21,12 +23,18 @@ from app.services.train import SEED
 @click.option(
     "--until", type=float, help="Learn from no later event (Unix seconds). [default: now]"
 )
+@click.option(
+    "--events-url",
+    help="Learn from <URL>/<merchant>/*.parquet, a folder or an object store, and not from "
+    "PostgreSQL: what retention archived, or an export with the same columns.",
+)
 def train(
     configurations: tuple[str, ...],
     merchant: str | None,
     publish: bool,
     seed: int,
     until: float | None,
+    events_url: str | None,
 ) -> None:
     """Fit CONFIGURATIONS (all of them, where none is named) on the merchant's catalogue and events.
 
@@ -40,7 +48,10 @@ def train(
         click.echo(f"{time.monotonic() - started:7.1f} s  {text}", err=True)
 
     async def train_all(container: Container) -> bool:
-        results = await container.training().train(
+        source: dict[str, Any] = {}
+        if events_url is not None:
+            source["source"] = ParquetTrainingData(events_url, container.training_data())
+        results = await container.training(**source).train(
             await chosen_merchant(container, merchant),
             configurations,
             actor=ACTOR,

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from app.plugins.packed_strings import pack_strings, unpack_strings
 from app.postgres import training_data
-from app.postgres.training_data import SESSION_GAP
+from app.services.training_columns import SESSION_GAP
 
 IDS = ["a", "b", "ü,", 'q"']
 TEXTS = st.sampled_from(["x", "", 'a"b', "line\nbreak", "ü,;", "N", "null"])
