@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import re
 from collections.abc import Hashable
 from dataclasses import dataclass
@@ -65,7 +64,7 @@ def authenticate(authorization: str | None, authenticator: Authenticator) -> Cal
     elif scheme.lower() == "basic":
         try:
             secret = base64.b64decode(value, validate=True).decode().partition(":")[0]
-        except (binascii.Error, UnicodeDecodeError):
+        except ValueError:  # no base64, no ASCII, no UTF-8
             raise errors.Unauthenticated(f"the token cannot be read: {_MEND}") from None
     else:
         raise errors.Unauthenticated(f"this scheme is not known: {_MEND}")

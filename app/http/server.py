@@ -210,6 +210,8 @@ class _Protocol(RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,  # noqa: ARG002  # aiohttp's words: not passed on
     ) -> web.StreamResponse:
+        if isinstance(exc, ConnectionError):  # it went away in the middle: no stack, no answer
+            raise ConnectionError("the client is gone") from None
         if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
             _log.error("connection_failed", exc_info=exc)
         else:

@@ -11,11 +11,13 @@ Ends with 0 where all is as it must be.
 from __future__ import annotations
 
 import argparse
-import asyncio
 import datetime as dt
 import os
+import shutil
 import sys
 from pathlib import Path
+
+import uvloop
 
 from ops.stability import report
 from ops.stability.load import capacity
@@ -56,6 +58,8 @@ async def run(arguments: argparse.Namespace) -> list[Result]:
             _tell(results[-1])
         if not arguments.unprotected:
             folder = arguments.folder or FOLDER
+            folder.mkdir(parents=True, exist_ok=True)
+            shutil.copy(world.service.log, folder / "stability.log")
             print(report.write(folder, results, about), flush=True)
     return results
 
@@ -79,7 +83,7 @@ def main() -> int:
     unknown = set(arguments.scenarios) - set(ALL)
     if unknown:
         parser.error(f"there is no scenario {', '.join(sorted(unknown))}")
-    results = asyncio.run(run(arguments))
+    results = uvloop.run(run(arguments))
     expected = "failed" if arguments.unprotected else "passed"
     return int(any(result.verdict != expected for result in results))
 

@@ -132,13 +132,14 @@ class Shop:
     items: int
     pods: tuple[str, ...] = ("home", "pdp", "for_you")
     terms: tuple[str, ...] = ()  # where a strategy does what a term says
+    share: float = 0.5  # of the requests, that have one
 
     def recommendation(self) -> bytes:
         pod = random.choice(self.pods)
         query = f"key={self.key}&i=c{random.randrange(500)}&s=1&num_results=8"
         if pod == "pdp":
             query += f"&item_id=p{random.randrange(self.items)}"
-        if self.terms and random.random() < 0.5:
+        if self.terms and random.random() < self.share:
             query += f"&term={random.choice(self.terms)}"
         return f"GET /recommendations/v1/pods/{pod}?{query} HTTP/1.1\r\nHost: x\r\n\r\n".encode()
 
@@ -155,7 +156,10 @@ class Shop:
 class Load:
     """A rate of requests, a share of which are events. `start`, `stop`, `record`."""
 
-    def __init__(self, shop: Shop, rate: float, events: float = 0.15) -> None:
+    def __init__(
+        self, shop: Shop, rate: float, events: float = 0.15, *, timeout: float = TIMEOUT
+    ) -> None:
+        self._timeout = timeout
         self.record = Record()
         self.began = 0.0
         self._shop, self._rate, self._events = shop, rate, events
@@ -192,7 +196,7 @@ class Load:
 
     async def _recommend(self, due: float) -> None:
         try:
-            status, head, body = await self._client.ask(self._shop.recommendation(), TIMEOUT)
+            status, head, body = await self._client.ask(self._shop.recommendation(), self._timeout)
         except (OSError, TimeoutError) as error:
             self._add(Sample(due, self.now - due, 0, "recommend", why=type(error).__name__))
             return

@@ -21,6 +21,7 @@ from ops.stability.world import World
 
 RECOVERY: Final = 2.0  # seconds that the issue allows
 SETTLE: Final = 3.0  # seconds of load before anything is counted
+SURE: Final = 6.0  # the same beyond capacity: until the service is sure and has worked off the rest
 
 
 @dataclass
@@ -322,36 +323,42 @@ async def change(world: World, path: str, body: Any) -> None:
 
 
 async def overload(scene: Scene) -> Result:
-    """Half more than capacity, open loop."""
+    """Half more than capacity, open loop. Each answer costs some milliseconds of a processor, so
+    that it is the service that has too much to do and not what asks."""
     async with without(scene, queue_seconds=0):
-        shop = scene.world.shop()
-        quiet = Load(shop, scene.rate, 0.0)
+        shop = scene.world.shop(pods=("costly",), terms=("busy",), share=1.0)
+        await capacity(shop, 2)
+        peak = await capacity(shop, scene.seconds(10), 16)
+        quiet = Load(shop, peak / 2, 0.0, timeout=10)
         quiet.start()
-        await asyncio.sleep(scene.seconds(8))
+        await asyncio.sleep(scene.seconds(10))
         calm = percentile(
             [s for s in (await quiet.stop()).of("recommend", 1) if s.status == 200], 0.99
         )
-        load = Load(shop, scene.peak * 1.5, 0.0)
+        load = Load(shop, peak * 1.5, 0.0, timeout=10)
         load.start()
-        await asyncio.sleep(SETTLE + scene.seconds(60))
+        await asyncio.sleep(SURE + scene.seconds(60))
         record = await load.stop()
-    result = Result("overload_1.5", facts(record, {}), record, {"fault": 0.0})
-    asked = record.of("recommend", SETTLE)
+    result = Result("overload_1.5", facts(record, {}), record)
+    asked = record.of("recommend", SURE)
     good = [s for s in asked if s.status == 200]
-    seconds = max(s.at for s in asked) - SETTLE
+    seconds = max(s.at for s in asked) - SURE
     tail = percentile(good, 0.99)
+    share = len(good) / seconds / peak
     result.figures |= {
-        "peak_per_s": round(scene.peak),
+        "peak_per_s": round(peak),
         "goodput_per_s": round(len(good) / seconds),
+        "goodput_of_peak": round(share, 2),
         "p99_quiet_ms": calm,
+        "p50_admitted_ms": percentile(good, 0.5),
         "p99_admitted_ms": tail,
         "recovery_s": 0.0,
     }
     no_failure(result, refused=True)
-    share = len(good) / seconds / scene.peak
-    result.require(share >= 0.6, f"goodput is {share:.0%} of the peak")
+    # A refusal takes some 2 % of an answer's time here: half of a peak of them, 1 %.
+    result.require(share >= 0.9, f"goodput is {share:.0%} of the peak")
     result.require(
-        tail is not None and calm is not None and tail <= max(3 * calm, 60),
+        tail is not None and calm is not None and tail <= 3 * calm,
         f"p99 of the admitted is {tail} ms, {calm} ms when it is quiet",
     )
     return result
@@ -409,15 +416,14 @@ async def hostile_bytes(scene: Scene) -> Result:
         answer = b""
         with contextlib.suppress(OSError, TimeoutError):
             writer.write(bytes(data))
-            writer.write_eof()
-            async with asyncio.timeout(2):
+            async with asyncio.timeout(0.4):  # what is not whole is not answered
                 answer = await reader.read(65_536)
         writer.transport.abort()
         status = answer[9:12].decode("latin1") if answer.startswith(b"HTTP/1.") else "none"
         counts[status] = counts.get(status, 0) + 1
 
-    for start in range(0, cases, 20):
-        await asyncio.gather(*(case() for _ in range(min(20, cases - start))))
+    for start in range(0, cases, 50):
+        await asyncio.gather(*(case() for _ in range(min(50, cases - start))))
     bad = {status: count for status, count in counts.items() if status.startswith("5")}
     result = Result("hostile_bytes", {"requests": cases, "failed": sum(bad.values()),
                     "answers": dict(sorted(counts.items())), "degraded": 0, "acknowledged": 0,

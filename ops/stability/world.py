@@ -324,6 +324,7 @@ async def _fill(world: World) -> None:
         ("similar", "similar", {}),
         ("personalized", "personalized", {"config": {"embedding_epochs": 1, "embedding_size": 8}}),
         ("unruly", "unruly", {"mode": "process"}),
+        ("costly", "unruly", {}),
     ):
         configuration = {"id": id_, "strategy": strategy, **more}
         await world.call("POST", "/admin/v1/strategy-configurations", configuration)
@@ -332,12 +333,16 @@ async def _fill(world: World) -> None:
         "pdp": ["similar", "popular"],
         "for_you": ["personalized", "popular"],
         "unruly": ["unruly", "popular"],
+        "costly": ["costly"],
     }.items():
         pod = {"id": id_, "display_name": id_, "chain": chain}
         await world.call("POST", "/admin/v1/pods", pod)
     await world.train()
     until = time.monotonic() + 60
-    while (await world.call("GET", "/admin/v1/running"))["strategies"][-1]["model_number"] is None:
+    while any(
+        one["model_number"] is None
+        for one in (await world.call("GET", "/admin/v1/running"))["strategies"]
+    ):
         if time.monotonic() > until:
             raise SystemExit("the models do not serve")
         await asyncio.sleep(0.2)

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from app.domain.errors import Unauthenticated
 from app.domain.merchant import Credential
 from app.http import server as http_server
 from app.http.admission import Admission
@@ -31,7 +32,7 @@ HEALTH = b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n"
 
 class Everybody:
     def token(self, secret: str) -> Credential:
-        raise NotImplementedError
+        raise Unauthenticated("unknown")
 
     def allowed_origins(self, key: str) -> tuple[str, ...] | None:
         return ()
@@ -108,6 +109,7 @@ async def opened(tmp_path: Path) -> AsyncIterator[Open]:
                     Operation(
                         "POST", "/v2/track", "track", "tracking", "", house.track, Security.KEY
                     ),
+                    Operation("GET", "/token", "token", "admin", "", house.recommend),
                     *HealthHandler(readiness).operations(),
                 ),
                 authenticator=Everybody(),
@@ -256,3 +258,27 @@ async def test_a_slow_but_steady_body_is_taken(opened: Open) -> None:
         door.send(b"x" * 2000)
     status, _, body = await door.answer()
     assert (status, body) == (200, b"40000")
+
+
+async def test_a_token_that_is_no_ascii_is_refused(opened: Open) -> None:
+    house = await opened()
+    door = await house.door()
+    for token in (b"\xff\xfe", b"dG9rZW4", "tökén".encode(), b"====", b"/" * 2000):
+        ask = b"GET /token HTTP/1.1\r\nHost: x\r\nAuthorization: Basic %b\r\n\r\n" % token
+        assert (await door.ask(ask))[0] == 401
+
+
+async def test_a_client_that_goes_away_leaves_no_stack(
+    opened: Open, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    house = await opened()
+    door = await house.door()
+    door.send(b"POST /v2/track?key=a HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nx")
+    await asyncio.sleep(0.1)
+    door.writer.transport.abort()
+    while house.admission.connections:
+        await asyncio.sleep(0.01)
+    await asyncio.sleep(0.05)
+    log = "".join(capfd.readouterr()) + (tmp_path / "log").read_text()
+    assert "Traceback" not in log
+    assert (await (await house.door()).ask(ASK))[0] == 200

@@ -97,7 +97,7 @@ def test_work_of_its_own_refuses_nobody() -> None:
     """A process that is busy, but not with requests."""
     admission = Admission(0.02, clock=lambda: 0.0)
     for _ in range(100):
-        admission.requests += 10
+        admission.requests += 2
         admission.waited(0.15)
     assert admission.share == 0
     for _ in range(100):

@@ -39,12 +39,16 @@ class UnrulyModel:
             return None  # type: ignore[return-value]
         return self._answer(context, limit)
 
-    def _misbehave(self, term: str) -> None:
+    def _misbehave(self, term: str) -> None:  # noqa: C901
         match term:
             case "hang":
                 time.sleep(600)
             case "loop":
                 while True:
+                    pass
+            case "busy":
+                until = time.thread_time() + 0.003
+                while time.thread_time() < until:
                     pass
             case "raise":
                 raise ZeroDivisionError("of its own\nwith detail")
