@@ -71,11 +71,10 @@ OPS := $(VENV)/ops
 
 .PHONY: ops-check image push migrate-check deploy smoke rollback sbom release-notes
 
-# An environment of its own: botocore asks for an older python-dateutil.
+# An environment of its own: these tools bring much that nobody else should have.
 $(OPS)/.installed: $(INSTALLED) ops/constraints/ops.txt
 	test -x $(OPS)/bin/python || $(PYTHON) -m venv $(OPS)
-	grep -v '^python-dateutil=' ops/constraints/python.txt > $(OPS)/constraints.txt
-	$(OPS)/bin/python -m pip install --quiet --constraint $(OPS)/constraints.txt \
+	$(OPS)/bin/python -m pip install --quiet --constraint ops/constraints/python.txt \
 		--constraint ops/constraints/ops.txt \
 		$(patsubst %,--editable %,$(STRATEGIES)) --editable '.[embedded,test,otel,ops]'
 	@touch $@

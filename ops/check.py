@@ -34,12 +34,14 @@ PYTHON = sys.executable
 
 @dataclass(frozen=True)
 class Check:
-    """`program` or `module` is what it needs; `otherwise` how to get it."""
+    """`program` or `module` is what it needs, and that the command `needs` succeeds; `otherwise` is
+    how to get it."""
 
     name: str
     command: Sequence[str]
     program: str | None = None
     module: str | None = None
+    needs: Sequence[str] | None = None
     otherwise: str = "make ops-check installs it"
 
 
@@ -82,16 +84,24 @@ CHECKS = (
         otherwise="its pins contradict ours: pip install it elsewhere and put it on the PATH",
     ),
     Check(
+        "Terraform: format",
+        ("terraform", "fmt", "-check", "-diff", "ops/deploy/terraform"),
+        "terraform",
+        otherwise="install it by hand",
+    ),
+    Check(
         "Terraform: validate",
         ("terraform", "-chdir=ops/deploy/terraform", "validate"),
         "terraform",
-        otherwise="no package registry has it",
+        needs=("terraform", "-chdir=ops/deploy/terraform", "init", "-backend=false"),
+        otherwise="terraform or its AWS provider; they come from HashiCorp's registry",
     ),
     Check(
         "the image builds",
         ("docker", "build", "--file", "ops/deploy/Dockerfile", "--tag", "vitrine:check", "."),
         "docker",
-        otherwise="no container engine here",
+        needs=("docker", "info"),
+        otherwise="a container engine",
     ),
     Check("tests of operations", (PYTHON, "-m", "pytest", "-q", *TESTS)),
 )
@@ -106,9 +116,14 @@ def main() -> int:
             missing = check.program
         if check.module and importlib.util.find_spec(check.module) is None:
             missing = check.module
+        if missing is None and check.needs is not None and not _succeeds(check.needs, environment):
+            missing = " ".join(check.needs)
         if missing is not None:
             skipped += 1
-            print(f"skipped  {check.name}: {missing} is not here; {check.otherwise}", flush=True)
+            print(
+                f"skipped  {check.name}: {missing} cannot be had here; {check.otherwise}",
+                flush=True,
+            )
             continue
         done = subprocess.run(
             check.command,
@@ -129,6 +144,19 @@ def main() -> int:
                 print(f"         {line}", flush=True)
     print(f"{len(CHECKS) - found - skipped} ok, {found} with findings, {skipped} skipped")
     return min(1, found)
+
+
+def _succeeds(command: Sequence[str], environment: dict[str, str]) -> bool:
+    done = subprocess.run(
+        command,
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        check=False,
+        timeout=120,
+    )
+    return done.returncode == 0
 
 
 if __name__ == "__main__":

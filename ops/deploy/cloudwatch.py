@@ -1,4 +1,3 @@
-# ruff: noqa: E501
 """Writes CloudWatch's alarms and dashboard from the definitions of Prometheus' alerts:
 `python -m ops.deploy.cloudwatch [--check]`."""
 
