@@ -564,3 +564,18 @@ def test_cloudwatch_takes_each_alarm_and_the_dashboard(deployed: dict[str, Any])
         alarm["AlarmName"] for alarm in cloudwatch.describe_alarms(MaxRecords=100)["MetricAlarms"]
     }
     assert names == {f"vitrine-production-{name}" for name in alarms}
+
+
+def test_terraform_has_the_same_topology() -> None:
+    text = "\n".join(path.read_text() for path in (ROOT / "ops/deploy/terraform").glob("*.tf"))
+    there = set(re.findall(r'^resource "(\w+)"', text, re.MULTILINE))
+    assert there >= {
+        *("aws_vpc", "aws_nat_gateway", "aws_lb", "aws_lb_target_group", "aws_wafv2_web_acl"),
+        *("aws_ecs_service", "aws_ecs_task_definition", "aws_appautoscaling_policy"),
+        *("aws_db_instance", "aws_elasticache_replication_group", "aws_efs_file_system"),
+        *("aws_s3_bucket", "aws_secretsmanager_secret", "aws_kms_key", "aws_sns_topic"),
+        "aws_cloudformation_stack",
+    }
+    # Both give tasks the same settings.
+    of_stacks = set(re.findall(r"VITRINE_[A-Z_]+", (TEMPLATES / "service.yaml").read_text()))
+    assert set(re.findall(r"VITRINE_[A-Z_]+", text)) == of_stacks
