@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import datetime as dt
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -13,14 +15,20 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from click.testing import CliRunner
 
+from app.cli import vitrine
 from app.domain.catalogue import DEFAULT_SECTION
 from app.domain.errors import InvalidInput, NotFound
+from app.domain.pod import StrategyConfiguration
 from app.files.event_archive import EventArchive
 from app.files.parquet_training import ParquetTrainingData
 from app.postgres.database import Database, raw
 from app.postgres.event_days import EventDays
+from app.postgres.model_versions import ModelVersionStore
+from app.postgres.strategy_configurations import StrategyConfigurationStore
 from app.postgres.training_data import TrainingDataReader
+from app.telemetry import logs
 
 NOW = dt.datetime(2026, 3, 20, 12, tzinfo=dt.UTC)
 COLUMNS = (
@@ -136,3 +144,32 @@ async def test_what_cannot_be_read_is_named(shop: Any, database: Database, tmp_p
     (folder / "2026-01-01.parquet").write_bytes(b"PAR1 but not really")
     with pytest.raises(InvalidInput, match=r"2026-01-01\.parquet: cannot be read as events"):
         await read()
+
+
+async def test_the_command_learns_from_a_folder(
+    shop: Any,
+    database: Database,
+    database_url: str,
+    redis_url: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(logs, "configure", lambda *_: None)
+    await archive(database, shop, str(tmp_path / "lake"))
+    async with database.merchant(shop.id) as connection:
+        await (await raw(connection)).execute("DELETE FROM event")
+    await StrategyConfigurationStore(database).create(
+        shop.id, StrategyConfiguration(id="top", strategy="popular"), "test"
+    )
+    environment = {
+        **{name: value for name, value in os.environ.items() if not name.startswith("VITRINE_")},
+        "VITRINE_DATABASE_URL": database_url,
+        "VITRINE_REDIS_URL": redis_url,
+        "VITRINE_HOME": str(tmp_path / "home"),
+    }
+    command = ["train", "--events-url", str(tmp_path / "lake")]
+    done = await asyncio.to_thread(CliRunner().invoke, vitrine, command, env=environment)
+    assert done.exit_code == 0, done.output
+    serving = await ModelVersionStore(database).serving(shop.id, "top")
+    assert serving is not None
+    assert serving.manifest.metrics["events"] > 300
