@@ -171,7 +171,7 @@ class _Protocol(RequestHandler):
 
     def _refuse(self, admission: Admission) -> None:
         transport = self.transport
-        if transport is None:
+        if transport is None or transport.is_closing():
             return
         transport.write(REFUSAL)
         self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout

@@ -416,7 +416,8 @@ class _Link(asyncio.Protocol):
             answer.set_result(outcome)
 
     def _write(self, frame: bytes) -> None:
-        if self._transport is not None:
+        # One that is closing is lost in a moment, and then settled; to write to it raises.
+        if self._transport is not None and not self._transport.is_closing():
             self._transport.write(frame)
 
 

@@ -87,6 +87,10 @@ class RedisConnection:
             raise _unavailable() from error
         except (RedisError, RedisClusterException, OSError, TimeoutError) as error:
             raise _unavailable() from error
+        except RuntimeError as error:
+            if not is_gone(error):
+                raise
+            raise _unavailable() from error
         finally:
             if self._observe is not None:
                 self._observe(time.perf_counter() - began, answered)
@@ -106,6 +110,12 @@ class RedisConnection:
 
     async def close(self) -> None:
         await self.client.aclose()
+
+
+def is_gone(error: RuntimeError) -> bool:
+    """Whether it is what uvloop raises, instead of an OSError, where a connection is written to
+    that was closed in this very moment. redis-py passes it on as it is."""
+    return "handler is closed" in str(error)
 
 
 def part(name: str) -> str:

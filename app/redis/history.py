@@ -20,6 +20,7 @@ from redis.exceptions import RedisError
 from app.domain.errors import Unavailable
 from app.domain.event import REMEMBERED, Event, HistoryEntry, Shopper
 from app.domain.merchant import MerchantId
+from app.redis.connection import is_gone
 from app.redis.placements import placements_key
 from app.services.track import Identity
 
@@ -226,6 +227,10 @@ class HistoryStore:
                 yield pipeline
             answered = True
         except (RedisError, OSError) as error:
+            raise _unavailable() from error
+        except RuntimeError as error:
+            if not is_gone(error):
+                raise
             raise _unavailable() from error
         finally:
             if self._observe is not None:

@@ -325,9 +325,15 @@ class Tracker:
             if not self._history_warned:
                 _log.warning("history_not_written", events=len(events))
                 self._history_warned = True
-            if self._on_history_gap is not None and events:
-                oldest = min(event.received for event in events)
-                self._on_history_gap({event.merchant for event in events}, oldest)
+            self._note_gap(events)
+        except Exception as error:  # noqa: BLE001  # a defect: who waits must hear of it
+            _log.error("history_failed", events=len(events), exc_info=error)
+            self._note_gap(events)
+
+    def _note_gap(self, events: Sequence[Event]) -> None:
+        if self._on_history_gap is not None and events:
+            oldest = min(event.received for event in events)
+            self._on_history_gap({event.merchant for event in events}, oldest)
 
     # Spool
 
