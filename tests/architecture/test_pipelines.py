@@ -42,7 +42,8 @@ def test_workflows_do_nothing_by_themselves(path: Path) -> None:
 def test_all_stages_are_there() -> None:
     everything = set().union(*(called(path.read_text()) for path in PIPELINES))
     wanted = {"lint", "test", "test-full", "migrate-check", "ops-check", "image", "push", "deploy"}
-    assert wanted | {"smoke", "rollback", "sbom", "release-notes"} <= everything
+    others = {"smoke", "rollback", "sbom", "release-notes", "stability", "bench-check"}
+    assert wanted | others <= everything
     assert wanted <= called((ROOT / "ops/deploy/Jenkinsfile").read_text())
 
 
