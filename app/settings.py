@@ -100,7 +100,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Where `vitrine worker` shows its metrics at /metrics, on `host`. 0: nowhere."""
     worker_jobs: Positive = 2
     """Jobs that a worker process does at the same time."""
-    queue_seconds: Annotated[float, msgspec.Meta(ge=0)] = 0.02
+    queue_seconds: Annotated[float, msgspec.Meta(ge=0)] = 0.05
     """How long requests may wait for a busy process, before a part of the storefronts' is refused
     with 503 so that the others are not late. 0: none is refused."""
     key_rate: Annotated[float, msgspec.Meta(ge=0)] = 0.0
