@@ -38,6 +38,9 @@ from measure import (
 from shop import HOME, ROOT, RULES, Shop, Stores, prepared, stores
 
 HERE = Path(__file__).resolve().parent
+WARM_UP = 15
+"""Rounds' worth of requests that fill what is kept of lists, before anything is measured."""
+
 PEERS = HERE / "peers"
 VENV = HOME / "peers" / "venv"
 FASTIFY = HOME / "peers" / "fastify"
@@ -245,6 +248,9 @@ def side_by_side(
         subjects = [s for s in SUBJECTS if s.server in servers and (not only or s.name in only)]
         taken: dict[str, list[Round]] = {subject.name: [] for subject in subjects}
         hits: dict[str, list[float]] = {}
+        # As it is after hours: who is asked for often is kept.
+        warm_up = max(2.0, WARM_UP * seconds)
+        closed_loop(servers["vitrine"], shop.paths / "similar", seconds=warm_up, start=50_000)
         for turn in range(rounds + 1):
             for subject in subjects:
                 before = prepared_hits(servers["vitrine"])

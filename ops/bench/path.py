@@ -25,6 +25,7 @@ import uvloop
 from aiohttp import web
 from measure import LOAD_CORE, stay_on
 from peers.bare import fixed
+from serve_without import without
 from shop import Shop, prepared, stores
 
 from app.http.server import Place
@@ -196,8 +197,11 @@ def main() -> None:
     parser.add_argument("--profile", type=Path, help="Write cProfile's figures there.")
     parser.add_argument("--check", action="store_true", help="Fail where a path has become dearer.")
     parser.add_argument("--record", action="store_true", help="Take what is found as the measure.")
+    parser.add_argument("--without", default="", help="Parts of telemetry: see serve_without.py.")
     given = parser.parse_args()
     stay_on(LOAD_CORE)
+    if given.without:
+        without(set(given.without.split(",")))
     with stores() as running:
         shop = prepared(running)
         found = uvloop.run(
