@@ -24,6 +24,11 @@ from app.services.train import SEED
     "--until", type=float, help="Learn from no later event (Unix seconds). [default: now]"
 )
 @click.option(
+    "--incremental",
+    is_flag=True,
+    help="Count only what is new since the last such fit, where a strategy can: similar does.",
+)
+@click.option(
     "--events-url",
     help="Learn from <URL>/<merchant>/*.parquet, a folder or an object store, and not from "
     "PostgreSQL: what retention archived, or an export with the same columns.",
@@ -35,6 +40,7 @@ def train(
     seed: int,
     until: float | None,
     events_url: str | None,
+    incremental: bool,
 ) -> None:
     """Fit CONFIGURATIONS (all of them, where none is named) on the merchant's catalogue and events.
 
@@ -58,6 +64,7 @@ def train(
             publish=publish,
             seed=seed,
             until=until,
+            incremental=incremental,
             progress=say,
         )
         if not results:

@@ -30,6 +30,8 @@ class FitJob(msgspec.Struct, frozen=True, kw_only=True):
     seed: int
     memory_mib: int | None = None
     calibrate: bool = False
+    counts: str | None = None  # directory of kept counts: only what is new is counted
+    counts_key: str = ""
     against: Against | None = None  # what the new one is judged against
 
 

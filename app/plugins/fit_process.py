@@ -14,6 +14,7 @@ import time
 import traceback
 from importlib.metadata import entry_points
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -25,7 +26,9 @@ from app.plugins import training_files
 from app.plugins.artefact_files import ITEMS_OFFSETS, ITEMS_UTF8, open_arrays, write
 from app.plugins.discovery import discover
 from app.plugins.fit_job import Against, FitJob, FitReport
-from vitrine_sdk import ENTRY_POINT_GROUP, Config, Context, TrainingData
+from app.plugins.kept_counts import fit_incrementally
+from vitrine_sdk import ENTRY_POINT_GROUP, Arrays, Config, Context, Strategy, TrainingData
+from vitrine_sdk.additive import Additive
 
 
 def run(job: FitJob) -> FitReport:
@@ -45,7 +48,7 @@ def run(job: FitJob) -> FitReport:
     staged = Path(job.staged)
     step = "fit"
     try:
-        arrays = strategy.fit(data, config, job.seed)
+        arrays, resumed = _fitted(strategy, data, config, job)
         fitted, cpu = time.perf_counter(), time.process_time()
         step = "what it made could not be written"
         files = write(staged, arrays, data.items.ids)
@@ -87,9 +90,21 @@ def run(job: FitJob) -> FitReport:
             "seconds": round(fitted - started, 3),
             "cpu_seconds": round(cpu, 3),  # of all threads, what the machine's load leaves alone
             "peak_mib": round(peak, 1),
+            **({} if resumed is None else {"incremental": float(resumed)}),
             "bytes": float(sum((staged / name).stat().st_size for name in files)),
         },
     )
+
+
+def _fitted(
+    strategy: Strategy[Any], data: TrainingData, config: Config, job: FitJob
+) -> tuple[Arrays, bool | None]:
+    """The arrays, and whether they were caught up from kept counts; None: nobody asked."""
+    if job.counts is None or not isinstance(strategy, Additive):
+        return strategy.fit(data, config, job.seed), None
+    place = Path(job.counts)
+    key = f"{job.counts_key}/{strategy.format}"
+    return fit_incrementally(strategy, data, config, job.seed, place, key)
 
 
 def _judged(

@@ -65,6 +65,7 @@ class ChildFitter:
                 timeout=self._timeout,
                 memory_mib=self._memory_mib,
                 gate=self._gate,
+                counts=(self._scratch / "counts").absolute(),
             )
         finally:
             await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
@@ -82,9 +83,11 @@ class PreparedData:
         timeout: float,
         memory_mib: int | None,
         gate: GateRule | None,
+        counts: Path,
     ) -> None:
         self._gate = gate
         self._store = store
+        self._counts = counts
         self._directory = directory
         self._section = training_set.section
         self._catalogue_version = training_set.catalogue_version
@@ -101,6 +104,7 @@ class PreparedData:
         serving: ModelVersion | None,
         *,
         calibrate: bool = False,
+        counts: str | None = None,
     ) -> Staged:
         config = msgspec.to_builtins(strategy.configuration(configuration.config))
         staged = await asyncio.to_thread(self._store.staging)
@@ -112,6 +116,8 @@ class PreparedData:
             seed=seed,
             memory_mib=self._memory_mib,
             calibrate=calibrate,
+            counts=None if counts is None else str(self._counts / counts),
+            counts_key=f"{strategy.name} {strategy.version} {config_hash(config)}",
             against=await self._against(serving),
         )
         try:

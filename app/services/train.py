@@ -12,6 +12,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
+from urllib.parse import quote
 
 import structlog
 
@@ -90,11 +91,14 @@ class PreparedFit(Protocol):
         serving: ModelVersion | None,
         *,
         calibrate: bool = False,
+        counts: str | None = None,
     ) -> Staged:
         """Fit in a child process, and judge what came of it against the version that serves.
 
         Args:
             calibrate: find out, too, what its scores mean in clicks and purchases.
+            counts: where counts are kept from fit to fit, a relative path: of a strategy that is
+                additive, only what is new is counted. None: all is.
 
         Raises:
             FitFailed: with the reason; nothing is left behind.
@@ -205,6 +209,7 @@ class Training:
         publish: bool = True,
         seed: int = SEED,
         until: float | None = None,
+        incremental: bool = False,
         progress: Progress = lambda _: None,
     ) -> Sequence[Trained]:
         """Fit configurations on the merchant's data and publish what came of it.
@@ -216,6 +221,8 @@ class Training:
             actor: who is named in the audit log.
             publish: False: the versions are fitted and wait for `vitrine models publish`.
             until: Unix seconds; learns from no later event. None: now.
+            incremental: strategies whose fit is a sum over shoppers count only what is new; their
+                models are the same but for rounding.
 
         Raises:
             NotFound: there is no such configuration.
@@ -252,6 +259,7 @@ class Training:
                             publish,
                             seed,
                             calibrate=configuration.id in valued,
+                            incremental=incremental,
                         )
                     except FitFailed as error:
                         results[configuration.id] = self._failed(merchant, configuration, error)
@@ -322,9 +330,13 @@ class Training:
         seed: int,
         *,
         calibrate: bool,
+        incremental: bool,
     ) -> ModelVersion:
         serving = await self._versions.serving(merchant, configuration.id)
-        staged = await prepared.fit(configuration, strategy, seed, serving, calibrate=calibrate)
+        counts = f"{quote(merchant, safe='')}/{configuration.id}" if incremental else None
+        staged = await prepared.fit(
+            configuration, strategy, seed, serving, calibrate=calibrate, counts=counts
+        )
         version = await self._keep(merchant, staged, actor)
         if not publish:
             return version

@@ -91,6 +91,34 @@ async def test_training_calibrates_what_a_pod_with_an_objective_serves(
     assert top.manifest.calibration is None
 
 
+async def test_a_second_training_counts_only_what_is_new(
+    shop: Any, database: Database, environment: dict[str, str]
+) -> None:
+    await StrategyConfigurationStore(database).create(
+        shop.id, StrategyConfiguration(id="like", strategy="similar"), "test"
+    )
+    command = ["train", "like", "--incremental"]
+
+    async def trained() -> Any:
+        done = await asyncio.to_thread(CliRunner().invoke, vitrine, command, env=environment)
+        assert done.exit_code == 0, done.output
+        version = await ModelVersionStore(database).serving(shop.id, "like")
+        assert version is not None
+        return version.manifest
+
+    first = await trained()
+    assert (first.metrics["incremental"], first.metrics["events"]) == (0, 560)
+    async with database.merchant(shop.id) as connection:
+        await (await raw(connection)).execute(
+            "INSERT INTO event (merchant_id, occurred_at, type, action, section, user_id, item_id)"
+            " VALUES ($1, $2, 1, 'view', 'Products', 'u0', 'i7')",
+            *(shop.id, NOW + datetime.timedelta(minutes=5)),
+        )
+    second = await trained()
+    assert (second.metrics["incremental"], second.metrics["events"]) == (1, 561)
+    assert second.files != first.files
+
+
 async def test_the_best_is_applied_to_the_configuration(
     shop: Any,
     database: Database,
