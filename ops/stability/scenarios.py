@@ -383,6 +383,7 @@ async def connections(scene: Scene) -> Result:
 async def hostile_bytes(scene: Scene) -> Result:
     """Bytes that are no request, or nearly one."""
     dice, world = random.Random(7), scene.world
+    await asyncio.sleep(5)  # nobody is refused for what came before
     cases = max(500, int(10_000 * scene.scale))
     whole = [
         world.shop().recommendation(),
