@@ -173,7 +173,7 @@ class CompiledRules:
         )
 
     def catch_up(self) -> bool:
-        """Do work ahead of requests, a part that takes some milliseconds; whether all is done.
+        """Do work ahead of requests, a part (see `rule_table.WORK`); whether all is done.
         Called between requests, after compiling and after the catalogue changed."""
         if not self.signatures.catch_up():
             return False

@@ -28,7 +28,8 @@ _encode: Final = msgspec.json.Encoder().encode
 DAY: Final = 86_400.0
 CHUNK: Final = 8_192
 WORK: Final = 1 << 20
-"""Answers of tests, that are asked for together ahead of requests: some milliseconds."""
+"""Answers of tests, that are asked for together ahead of requests. With the 1,000 rules of
+ops/bench a part took 14 to 21 ms, and up to 107 where `membership` had to grow."""
 
 
 def part_of(tests: int) -> int:

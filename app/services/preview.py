@@ -165,7 +165,7 @@ class Previews:
         self, snapshot: ServingSnapshot, rule_set_id: str, rules: RuleSet
     ) -> MerchantRulings:
         """The rules in force, with `rules` in the place of the rule set. What they ask for ahead of
-        requests is done in parts of some milliseconds."""
+        requests is done in parts, see `app.domain.rule_table.WORK`."""
         configuration = snapshot.configuration
         others = [rule for rule in configuration.rules if rule.rule_set_id != rule_set_id]
         draft = PublishedRules(rule_set_id=rule_set_id, number=DRAFT, rules=rules)

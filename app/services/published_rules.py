@@ -82,7 +82,7 @@ class MerchantRulings:
         return list(self._compiled.values())
 
     def catch_up(self) -> bool:
-        """Do a part, of some milliseconds, of what can be done before requests come; whether all is
+        """Do a part of what can be done before requests come; whether all is
         done."""
         return all(compiled.catch_up() for compiled in self._compiled.values())
 
