@@ -8,7 +8,7 @@ STRATEGIES := $(sort $(dir $(wildcard strategies/*/pyproject.toml)))
 INSTALLED := $(VENV)/.installed
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help install demo test test-full stability soak lint format bench bench-scale bench-check clean
+.PHONY: help install demo test test-full stability soak lint format bench bench-scale bench-check quality clean
 .DEFAULT_GOAL := help
 
 help:  ## Show the targets
@@ -58,6 +58,9 @@ bench-scale: $(INSTALLED)  ## 10 thousand, 100 thousand and a million items (hal
 
 bench-check: $(INSTALLED)  ## Fail where a request's path has become dearer than recorded
 	$(BIN)/python ops/bench/path.py --check
+
+quality: $(INSTALLED)  ## What the strategies reach on public data, as a table and .vitrine/quality.json
+	OPENBLAS_NUM_THREADS=1 $(BIN)/python ops/quality/quality.py
 
 clean:  ## Remove the virtual environment and all that was built (.vitrine stays)
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache build *.egg-info strategies/*/src/*.egg-info strategies/*/build
