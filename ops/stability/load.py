@@ -271,7 +271,16 @@ def facts(record: Record, marks: dict[str, float]) -> dict[str, Any]:
     }
 
 
-def recovery(record: Record, mended: float) -> float:
-    """Seconds after `mended` until the last recommendation that was degraded or failed."""
-    bad = [s.at for s in record.of("recommend", mended) if s.degraded or s.status != 200]
-    return round(max((at - mended for at in bad), default=0.0), 2)
+def recovery(record: Record, mended: float, begin: float = 0.0) -> float:
+    """Seconds after `mended` until the last half second in which more answers were degraded or
+    failed than one in ten, or than twice the share of before the fault."""
+
+    def bad(samples: list[Sample]) -> float:
+        return sum(s.degraded or s.status != 200 for s in samples) / max(1, len(samples))
+
+    usual = max(0.1, 2 * bad(record.of("recommend", 0.0, begin)))
+    windows: dict[int, list[Sample]] = {}
+    for sample in record.of("recommend", mended):
+        windows.setdefault(int((sample.at - mended) / 0.5), []).append(sample)
+    last = max((number for number, found in windows.items() if bad(found) > usual), default=-1)
+    return (last + 1) * 0.5

@@ -80,7 +80,7 @@ async def broken(
     await asyncio.sleep(RECOVERY + scene.seconds(8))
     record = await load.stop()
     result = Result(name, facts(record, marks), record, marks)
-    result.figures["recovery_s"] = recovery(record, marks["mended"])
+    result.figures["recovery_s"] = recovery(record, marks["mended"], marks["fault"])
     await count_events(scene.world, result)
     return result
 
@@ -268,7 +268,10 @@ async def rolling_restart(scene: Scene) -> Result:
     await asyncio.sleep(scene.seconds(5))
     record = await load.stop()
     result = Result("rolling_restart", facts(record, marks), record, marks)
-    result.figures |= {"restarts": rounds, "recovery_s": recovery(record, marks["mended"])}
+    result.figures |= {
+        "restarts": rounds,
+        "recovery_s": recovery(record, marks["mended"], marks["fault"]),
+    }
     await count_events(scene.world, result)
     no_failure(result)
     return result

@@ -46,10 +46,14 @@ def test_one_failure_or_refusal_fails_a_scenario() -> None:
     assert nothing.verdict == "failed"
 
 
-def test_recovery_ends_with_the_last_answer_that_was_not_whole() -> None:
-    record = Record([sample(3, 0), sample(4.5, degraded=True), sample(5.25, 0), sample(6)])
-    assert recovery(record, 4.0) == 1.25
+def test_recovery_ends_with_the_last_half_second_of_many_bad_answers() -> None:
+    fine = [sample(4 + n / 50) for n in range(200)]
+    bad = [sample(4.1, degraded=True), sample(4.7, 0), *(sample(5.2, 0) for _ in range(5))]
+    record = Record([sample(3, 0), *fine, *bad])
+    assert recovery(record, 4.0) == 1.5
     assert recovery(record, 5.5) == 0.0
+    noisy = Record([*(sample(1, degraded=True) for _ in range(10)), *record.samples])
+    assert recovery(noisy, 4.0, begin=2.0) == 0.0  # it was no better before
 
 
 def test_times_are_told_before_during_and_after() -> None:
