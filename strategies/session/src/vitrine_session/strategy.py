@@ -109,7 +109,7 @@ class SessionModel:
                 np.concatenate((scores, np.zeros(len(near), np.float32))),
             )
             likeness = np.maximum(profile(self.vectors, items, EMBEDDED**place, found), 0)
-            scores = scores + likeness * np.float32(config.embedding)
+            scores = (scores + likeness * config.embedding).astype(np.float32)
         own = np.isin(found, items)
         scores = np.where(own, scores * np.float32(config.own), scores)
         keep = scores > 0
