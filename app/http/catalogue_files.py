@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any, Final, Protocol
 
 from aiohttp import BodyPartReader, web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from app.domain.catalogue import Write
 from app.domain.errors import InvalidInput, NotFound
@@ -243,7 +244,7 @@ async def _parts(
             if not isinstance(part, BodyPartReader) or part.name is None:
                 raise InvalidInput("the form has a part that is no file with a name")
             yield part.name, part.filename or "", _content(part)
-    except (ValueError, web.RequestPayloadError) as error:
+    except (ValueError, web.RequestPayloadError, HttpProcessingError) as error:
         raise InvalidInput("the form cannot be read: is its boundary missing?") from error
 
 

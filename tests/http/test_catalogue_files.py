@@ -277,6 +277,16 @@ async def test_calls_that_are_wrong(shop: CatalogueShop, tmp_path: Path) -> None
     assert "prices" in answer["message"]
     answer = await shop.call("PUT", "/v1/catalog", {"items": []}, status=400)
     assert "multipart/form-data" in answer["message"]
+    async with shop.http.put(
+        f"{shop.url}/v1/catalog",
+        params={"key": shop.merchant.key},
+        data=b'--B\r\nContent-Disposition: form-data; name="\x1cp"\r\n\r\nx\r\n--B--\r\n',
+        headers={
+            "Authorization": f"Bearer {shop.merchant.token}",
+            "Content-Type": "multipart/form-data; boundary=B",
+        },
+    ) as response:  # aiohttp refuses the part's header, by an error of its own
+        assert response.status == 400, await response.text()
     await shop.upload(status=400, files={"items": csv("1,A,1")}, force="maybe")
     await shop.upload(status=400, files={"items": csv("1,A,1")}, format="xml")
     await shop.upload(status=400, files={"items": csv("1,A,1")}, mode="ids")
