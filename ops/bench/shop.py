@@ -19,7 +19,9 @@ import contextlib
 import json
 import os
 import random
+import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -169,6 +171,8 @@ class Shop:
 def stores() -> Iterator[Stores]:
     """All stores, on the cores that this process may use."""
     (HOME / "peers").mkdir(parents=True, exist_ok=True)
+    # Else a bench that is ended leaves its servers running.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     with EmbeddedServers(HOME) as servers, peers_redis(HOME / "peers") as (socket, port):
         yield Stores(
             servers.database_url, servers.database_owner_url, servers.redis_url, socket, port
