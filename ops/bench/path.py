@@ -35,8 +35,7 @@ from app.telemetry.metrics import Metrics
 
 RECORDED = Path(__file__).with_name("recorded.json")
 MARGIN = 1.2
-"""What a ratio may grow by: repeated on a machine with eight other loads, medians of the least
-disturbed batches stayed within a tenth."""
+"""What a ratio may grow by before it counts as dearer."""
 
 BATCH = 150
 
