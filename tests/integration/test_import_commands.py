@@ -22,6 +22,7 @@ from click.testing import CliRunner, Result
 from app.cli import vitrine
 from app.domain.catalogue import DEFAULT_SECTION
 from app.jobs.queue import JobQueue
+from app.postgres.database import raw
 from app.telemetry import logs
 from tests.catalogue_shop import CatalogueShop, open_shop
 
@@ -200,18 +201,21 @@ async def test_the_worker_imports(commands: Commands) -> None:
 async def test_a_worker_that_is_killed_halfway_leaves_nothing_visible(commands: Commands) -> None:
     await commands.shop.put({"id": "old"})
     started = await upload(commands, 20_000)
-    process = worker(commands)
-    try:
-        async with asyncio.timeout(60):
-            while True:
-                task = await commands.shop.call("GET", started["task_status_path"])
-                if task["status"] != "QUEUED" and task.get("counts", {}).get("rows"):
-                    break
-                await asyncio.sleep(0.02)
-    finally:
-        process.kill()
-        process.communicate()
-    assert task["status"] == "IN_PROGRESS", "the import was quicker than the test"
+    async with commands.shop.database.merchant(commands.shop.id) as connection:
+        # The import stages its rows, and cannot merge them while somebody holds the section.
+        await (await raw(connection)).execute("SELECT FROM section FOR UPDATE")
+        process = worker(commands)
+        try:
+            async with asyncio.timeout(60):
+                while True:
+                    task = await commands.shop.call("GET", started["task_status_path"])
+                    if task["status"] != "QUEUED":
+                        break
+                    await asyncio.sleep(0.02)
+        finally:
+            process.kill()
+            process.communicate()
+    assert task["status"] == "IN_PROGRESS"
     assert await commands.shop.ids() == ["old"]
     assert await commands.shop.version() == 1
     assert await commands.shop.recover() == 1  # nobody works on it any more

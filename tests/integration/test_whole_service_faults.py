@@ -93,6 +93,11 @@ class Shop:
         assert fitted.error is None
         await container.serving().refresh()
 
+        async def shown() -> bool:  # the catalogue is followed by polling
+            return len((await self.recommended())[0]) == len(items)
+
+        await until(shown)
+
 
 async def test_it_starts_while_both_are_away_and_says_for_what_it_waits(
     stores: Stores, merchant: Any, tmp_path: Path
