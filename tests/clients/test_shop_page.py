@@ -243,8 +243,11 @@ def test_the_demo_tells_how_to_use_it(demo: Demo) -> None:
     assert "[4/6] Catalogue: done before" in demo.log.read_text()
     assert set(about["pods"]) == {"home_popular", "home_for_you", "pdp_similar", "cart_complements"}
     assert (demo.home / "demo.json").stat().st_mode & 0o077 == 0
-    curl = re.search(r"curl '([^']+)'", demo.log.read_text())
-    assert curl
+    until = time.monotonic() + 30
+    # The file is written before the lines are.
+    while (curl := re.search(r"curl '([^']+)'", demo.log.read_text())) is None:
+        assert time.monotonic() < until
+        time.sleep(0.05)
     with urlopen(curl[1]) as answer:
         results = json.load(answer)["response"]["results"]
     assert len(results) == 3
