@@ -24,7 +24,9 @@ from typing import Any
 HERE = Path(__file__).parent
 TICKS = os.sysconf("SC_CLK_TCK")
 SERVER_CORE, LOAD_CORE = 0, 1
-REPORT = HERE.parents[1] / ".vitrine" / "bench.json"
+_ELSEWHERE = os.environ.get("BENCH_HOME")  # for a trial: apart from what is kept and reported
+HOME = Path(_ELSEWHERE) if _ELSEWHERE else HERE.parents[1] / ".vitrine" / "bench"
+REPORT = HOME / "bench.json" if _ELSEWHERE else HOME.with_suffix(".json")
 
 
 def record(figures: Mapping[str, float], **also: Any) -> None:
@@ -32,7 +34,7 @@ def record(figures: Mapping[str, float], **also: Any) -> None:
     report = json.loads(REPORT.read_text()) if REPORT.exists() else {"figures": {}}
     report["figures"].update(figures)
     report.update(also)
-    REPORT.parent.mkdir(exist_ok=True)
+    REPORT.parent.mkdir(parents=True, exist_ok=True)
     REPORT.write_text(json.dumps(report, indent=2) + "\n")
 
 

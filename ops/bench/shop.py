@@ -32,6 +32,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pyarrow.parquet as pq
+from measure import HOME, free_port
 from redis import Redis
 
 from app.cli.demo.prepare import prepare
@@ -56,7 +57,6 @@ from app.settings import Settings
 from app.telemetry.metrics import Metrics
 
 ROOT = Path(__file__).resolve().parents[2]
-HOME = ROOT / ".vitrine" / "bench"
 MERCHANT = MerchantId("demo")
 ACTOR = "bench"
 FORMAT = "3"  # changes when what is prepared changes
@@ -181,8 +181,6 @@ def stores() -> Iterator[Stores]:
 
 @contextmanager
 def peers_redis(folder: Path) -> Iterator[tuple[str, int]]:
-    from measure import free_port
-
     port, socket = free_port(), Path(f"/tmp/vitrine-bench-{os.getpid()}.sock")
     process = subprocess.Popen(
         [
