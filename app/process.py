@@ -22,6 +22,7 @@ from app.http.operation import Operation
 from app.http.server import Limits, Place
 from app.services.stopping import stop
 from app.settings import Settings
+from app.telemetry.embedded_metrics import EmbeddedMetrics
 from app.telemetry.open_telemetry import tracer_from_environment
 
 log = structlog.get_logger()
@@ -71,6 +72,18 @@ class ServingProcess:
             operations += handler.operations()
         for handler in container.admin_handlers():
             operations += container.rate_limit().limited(handler.operations())
+        # One of the workers writes for all.
+        self._embedded = (
+            EmbeddedMetrics(
+                place.metrics,
+                place.output,
+                settings.embedded_metrics,
+                "vitrine",
+                place.metrics_directory,
+            )
+            if settings.embedded_metrics and place.slot == 0
+            else None
+        )
         self._tracer = tracer_from_environment()
         self.application: web.Application = build(
             operations,
@@ -98,6 +111,8 @@ class ServingProcess:
         for part in (container.history_keeper(), container.tracker()):
             await part.start()
             self._started.append(part.close)
+        if self._embedded is not None:
+            self._run("embedded metrics", self._embedded.run())
         for name, run in (
             ("configuration", container.serving().run),
             ("catalogue", container.follower().run),

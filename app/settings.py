@@ -100,6 +100,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Where `vitrine worker` shows its metrics at /metrics, on `host`. 0: nowhere."""
     worker_jobs: Positive = 2
     """Jobs that a worker process does at the same time."""
+    embedded_metrics: Annotated[str, msgspec.Meta(pattern=r"^[\x21-\x7e]{1,255}$")] | None = None
+    """The dimension `ClusterName` under which all metrics are written to the log once a minute, in
+    CloudWatch's embedded metric format. None: they are not."""
     queue_seconds: Annotated[float, msgspec.Meta(ge=0)] = 0.05
     """How long requests may wait for a busy process, before a part of the storefronts' is refused
     with 503 so that the others are not late. 0: none is refused."""

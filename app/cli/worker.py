@@ -16,9 +16,12 @@ from app.embedded import EmbeddedError
 from app.jobs.queue import JobQueue
 from app.jobs.worker import Periodic, Repeated, Worker
 from app.services.catalogue_import import JOB as IMPORT
+from app.services.stopping import stop
 from app.settings import Settings
 from app.telemetry import logs
+from app.telemetry.embedded_metrics import EmbeddedMetrics
 from app.telemetry.metrics import Metrics
+from app.telemetry.output import Output
 
 RETENTION_CRON: Final = "17 * * * *"  # hourly, away from the full hour
 WEBHOOK_SECONDS: Final = 2.0  # between two looks for messages that are due
@@ -41,7 +44,7 @@ def worker(until_idle: bool, grace: float) -> None:
             output = logs.configure(settings.log_level)
             output.start()
             try:
-                asyncio.run(_work(settings, until_idle, grace))
+                asyncio.run(_work(settings, output, until_idle, grace))
             finally:
                 output.close()
     except VitrineError as error:
@@ -50,7 +53,7 @@ def worker(until_idle: bool, grace: float) -> None:
         raise click.ClickException(str(error)) from None
 
 
-async def _work(settings: Settings, until_idle: bool, grace: float) -> None:
+async def _work(settings: Settings, output: Output, until_idle: bool, grace: float) -> None:
     metrics = Metrics()
     container = wire(settings, metrics)
     if settings.worker_metrics:
@@ -88,9 +91,14 @@ async def _work(settings: Settings, until_idle: bool, grace: float) -> None:
         loop.add_signal_handler(number, doing.stop)
     await queue.open()
     await container.job_queue().open()
+    beside = []
+    if settings.embedded_metrics:
+        embedded = EmbeddedMetrics(metrics, output, settings.embedded_metrics, "vitrine-worker")
+        beside.append(asyncio.create_task(embedded.run()))
     try:
         await doing.run(until_idle=until_idle)
     finally:
+        await stop(*beside)
         await container.job_queue().close()
         await queue.close()
         await container.webhook_sender().close()

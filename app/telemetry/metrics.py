@@ -12,7 +12,7 @@ fall and files never pile up.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
@@ -27,6 +27,7 @@ from prometheus_client import (
     values,
 )
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from prometheus_client.metrics_core import Metric
 
 CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
 REQUEST_BUCKETS: Final = (
@@ -398,8 +399,17 @@ def prepare(directory: Path) -> None:
 def render(metrics: Metrics, directory: Path | None = None) -> bytes:
     """All values in Prometheus' text format: of all workers that share `directory`, or of this
     process. Takes milliseconds: call it in a thread."""
+    return generate_latest(_registry(metrics, directory))
+
+
+def collect(metrics: Metrics, directory: Path | None = None) -> Iterable[Metric]:
+    """The same as values."""
+    return _registry(metrics, directory).collect()
+
+
+def _registry(metrics: Metrics, directory: Path | None) -> CollectorRegistry:
     if directory is None:
-        return generate_latest(metrics.registry)
+        return metrics.registry
     registry = CollectorRegistry()
     multiprocess.MultiProcessCollector(registry, str(directory))  # type: ignore[no-untyped-call]
-    return generate_latest(registry)
+    return registry

@@ -20,8 +20,9 @@ class Alarm:
     """The same in CloudWatch. `metrics`: id -> (namespace, name, dimensions, statistic); dimensions'
     values may be CloudFormation parameters, `${Name}`.
 
-    The agent beside each task ships the counters and gauges of /metrics as embedded metric format
-    into the namespace Vitrine; counters arrive as increases.
+    Each task writes its metrics to the log in embedded metric format
+    (app/telemetry/embedded_metrics.py), of which CloudWatch makes the namespace Vitrine; counters
+    arrive as increases.
     """
 
     metrics: Mapping[str, tuple[str, str, Mapping[str, str], str]]

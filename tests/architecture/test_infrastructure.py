@@ -15,6 +15,9 @@ from typing import Any
 
 import pytest
 
+from app.telemetry.embedded_metrics import DIMENSION, NAMESPACE
+from app.telemetry.metrics import Metrics
+
 ROOT = Path(__file__).resolve().parents[2]
 TEMPLATES = ROOT / "ops/deploy/cloudformation"
 REGION = "eu-central-1"
@@ -215,6 +218,23 @@ def test_containers_are_not_root_and_change_nothing_of_their_image() -> None:
                 assert container["ReadonlyRootFilesystem"] is True
             names = {one["Name"] for one in container.get("Environment", ())}
             assert not {n for n in names if n.endswith(("DATABASE_URL", "REDIS_URL"))}, "a secret"
+
+
+def test_each_task_ships_the_metrics_that_alarms_and_scaling_ask_for() -> None:
+    for name in ("ApiTask", "WorkerTask", "SchedulerTask"):
+        (vitrine,) = resources("service")[name]["Properties"]["ContainerDefinitions"]
+        assert {
+            "Name": "VITRINE_EMBEDDED_METRICS",
+            "Value": {"Fn::Sub": "vitrine-${Environment}"},
+        } in vitrine["Environment"], name
+        assert vitrine["LogConfiguration"]["LogDriver"] == "awslogs"
+    cluster = loaded("vitrine")["Resources"]["Alarms"]["Properties"]["Parameters"]["ClusterName"]
+    assert cluster == {"Fn::Sub": "vitrine-${Environment}"}
+    scaling = resources("service")["ScaleByJobs"]["Properties"]
+    metric = scaling["TargetTrackingScalingPolicyConfiguration"]["CustomizedMetricSpecification"]
+    assert metric["Namespace"] == NAMESPACE
+    assert [one["Name"] for one in metric["Dimensions"]] == [DIMENSION]
+    assert metric["MetricName"] in {one.name for one in Metrics().catalogue}
 
 
 def test_tasks_are_given_settings_that_there_are() -> None:
@@ -456,11 +476,6 @@ def test_keys_buckets_and_topics_are_there(deployed: dict[str, Any]) -> None:
     groups = boto3.client("logs", region_name=REGION).describe_log_groups()["logGroups"]
     assert {group["logGroupName"] for group in groups} >= set(ids(deployed, "AWS::Logs::LogGroup"))
     assert all(group["retentionInDays"] for group in groups)
-    ssm = boto3.client("ssm", region_name=REGION)
-    (name,) = ids(deployed, "AWS::SSM::Parameter")
-    agent = json.loads(ssm.get_parameter(Name=name)["Parameter"]["Value"])
-    processor = agent["logs"]["metrics_collected"]["prometheus"]["emf_processor"]
-    assert processor["metric_namespace"] == "Vitrine"
 
 
 def test_stores_are_there(deployed: dict[str, Any]) -> None:
@@ -537,9 +552,8 @@ def test_services_are_there(deployed: dict[str, Any]) -> None:
     iam = boto3.client("iam", region_name=REGION)
     for name in ids(deployed, "AWS::IAM::Role"):
         assert iam.get_role(RoleName=name)["Role"]["AssumeRolePolicyDocument"]
-    policies = resources("service")["Execution"]["Properties"]["PolicyName"]
     (role,) = (name for name in ids(deployed, "AWS::IAM::Role") if "ExecutionRole" in name)
-    assert policies in iam.list_role_policies(RoleName=role)["PolicyNames"]
+    assert iam.list_role_policies(RoleName=role)["PolicyNames"] == ["secrets"]
 
 
 def test_cloudwatch_takes_each_alarm_and_the_dashboard(deployed: dict[str, Any]) -> None:

@@ -34,7 +34,10 @@ locals {
     ]
   }
   stores = [for name in ["VITRINE_DATABASE_URL", "VITRINE_REDIS_URL"] : { name = name, valueFrom = aws_secretsmanager_secret.url[name].arn }]
-  shared = { VITRINE_ARTEFACTS_URL = "s3://${aws_s3_bucket.this["artefacts"].id}" }
+  shared = {
+    VITRINE_ARTEFACTS_URL    = "s3://${aws_s3_bucket.this["artefacts"].id}"
+    VITRINE_EMBEDDED_METRICS = local.name
+  }
   tasks = {
     api = {
       command     = ["serve"], cpu = 2048, memory = 4096, role = "api", secrets = local.stores
@@ -42,11 +45,11 @@ locals {
     }
     worker = {
       command     = ["worker", "--grace", "100"], cpu = 2048, memory = 8192, role = "worker", secrets = local.stores
-      environment = merge(local.shared, { VITRINE_WORKER_METRICS = "8000", VITRINE_TRAIN_SCHEDULE = "" })
+      environment = merge(local.shared, { VITRINE_TRAIN_SCHEDULE = "" })
     }
     scheduler = {
       command     = ["worker"], cpu = 512, memory = 2048, role = "worker", secrets = local.stores
-      environment = merge(local.shared, { VITRINE_WORKER_METRICS = "8000", VITRINE_WORKER_JOBS = "1", VITRINE_TRAIN_SCHEDULE = var.train_schedule })
+      environment = merge(local.shared, { VITRINE_WORKER_JOBS = "1", VITRINE_TRAIN_SCHEDULE = var.train_schedule })
     }
     migrate = {
       command = ["migrate", "up"], cpu = 512, memory = 1024, role = "worker", environment = {}
