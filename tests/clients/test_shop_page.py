@@ -4,16 +4,11 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import random
 import re
 import shutil
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
@@ -22,10 +17,9 @@ import psutil
 import pytest
 
 from app.cli.demo.storefront_client import VERSION
+from tests.running_demo import PATIENCE, ROOT, Demo, start_demo
 
-ROOT = Path(__file__).resolve().parents[2]
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-PATIENCE = 120.0  # seconds after which something that must happen has failed to
 FLAGS = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"),
     *("--disable-dev-shm-usage", "--no-first-run", "--disable-component-update"),
@@ -70,54 +64,6 @@ def write_shop(folder: Path) -> None:
     (folder / "mapping.json").write_text(json.dumps(mapping))
 
 
-@dataclass
-class Demo:
-    process: subprocess.Popen[bytes]
-    home: Path
-    log: Path
-    about: dict[str, Any] = field(default_factory=dict)
-
-    def until(self, condition: Callable[[], object]) -> None:
-        deadline = time.monotonic() + PATIENCE
-        while not condition():
-            if self.process.poll() is not None or time.monotonic() > deadline:
-                pytest.fail(f"it did not happen\n{self.log.read_text()[-6000:]}")
-            time.sleep(0.02)
-
-    def ready(self) -> Demo:
-        self.until((self.home / "demo.json").exists)
-        self.about = json.loads((self.home / "demo.json").read_text())
-        return self
-
-    def stop(self) -> int:
-        self.process.send_signal(signal.SIGINT)
-        return self.process.wait(PATIENCE)
-
-
-def start_demo(home: Path, data: Path, urls: dict[str, str]) -> Demo:
-    (home / "demo.json").unlink(missing_ok=True)
-    log = home / "log"
-    with log.open("ab") as output:
-        process = subprocess.Popen(
-            [
-                *(sys.executable, "-c", "from app.cli import main; main()", "demo"),
-                *("--port", "0", "--data", str(data)),
-            ],
-            cwd=home,
-            env={
-                **os.environ,
-                **urls,
-                "VITRINE_HOME": str(home),
-                "VITRINE_REQUEST_BUDGET": "5",  # a busy machine is no reason to fall back
-                "PYTHONPATH": str(ROOT),
-            },
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-        )
-    return Demo(process, home, log)
-
-
 @pytest.fixture(scope="module")
 def urls(module_database_url: str, module_owner_url: str, module_redis_url: str) -> dict[str, str]:
     return {
@@ -148,13 +94,13 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def demo(home: Path, data: Path, urls: dict[str, str]) -> Iterator[Demo]:
     # The first start is killed when half is done; the second one does the rest.
-    killed = start_demo(home, data, urls)
+    killed = start_demo(home, urls, "--data", str(data))
     killed.until(lambda: "[4/6]" in killed.log.read_text())
     children = psutil.Process(killed.process.pid).children(recursive=True)
     killed.process.kill()
     killed.process.wait()
     assert psutil.wait_procs(children, timeout=PATIENCE)[1] == []
-    demo = start_demo(home, data, urls)
+    demo = start_demo(home, urls, "--data", str(data))
     try:
         yield demo.ready()
         assert demo.stop() == 0, demo.log.read_text()[-6000:]
@@ -473,7 +419,7 @@ def test_a_second_start_does_nothing_twice_and_ctrl_c_ends_all(
     _, alive = psutil.wait_procs(children, timeout=PATIENCE)
     assert alive == []
     told = len(demo.log.read_text())
-    again = start_demo(home, data, urls)
+    again = start_demo(home, urls, "--data", str(data))
     demo.process = again.process  # the fixture ends it
     again.ready()
     said = again.log.read_text()[told:]
