@@ -25,7 +25,7 @@ from app.settings import Settings
 from app.telemetry.embedded_metrics import EmbeddedMetrics
 from app.telemetry.open_telemetry import tracer_from_environment
 
-log = structlog.get_logger()
+log = structlog.get_logger(module=__name__)
 
 LONGEST_PAUSE: Final = 2.0  # seconds between two tries while a store is away
 

@@ -21,7 +21,7 @@ PATIENCE: Final = 2.0
 """Seconds that new connections wait, in the listening socket, for a process that is warming up
 where no other one serves. After them they are answered, with 503 where need be."""
 
-_log = get_log("server")
+_log = get_log(__name__)
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,7 +35,7 @@ START_FAILURES: Final = 5  # of one worker in a row, none ready: then the superv
 _STOP: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _SIGNALS: Final = (*_STOP, signal.SIGUSR1, signal.SIGCHLD)
 
-_log = get_log("supervisor")
+_log = get_log(__name__)
 
 
 class Exit(IntEnum):

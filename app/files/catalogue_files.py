@@ -28,7 +28,7 @@ from app.domain.errors import InvalidInput, TooLarge, Unavailable
 from app.services.catalogue_columns import BrokenFile
 from app.services.catalogue_rows import Format, Source, Upload
 
-log = structlog.get_logger()
+log = structlog.get_logger(module=__name__)
 
 _BLOCK: Final = 512
 _MAX_MEMBERS: Final = 16

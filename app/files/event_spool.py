@@ -26,7 +26,7 @@ import structlog
 from app.domain.errors import Unavailable
 from app.domain.event import Event
 
-_log = structlog.get_logger("event_spool")
+_log = structlog.get_logger(module=__name__)
 
 MAGIC: Final = b"VITRINE-SPOOL-1\n"
 READ_EVENTS: Final = 1000  # of one `read`

@@ -44,7 +44,7 @@ REFUSAL: Final = (
 """A whole answer, for requests that are refused before they are parsed."""
 
 _key_of = re.compile(r"[?&]key=([^&#]*)").search
-_log = get_log("admission")
+_log = get_log(__name__)
 
 
 class Count(Protocol):

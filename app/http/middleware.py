@@ -41,7 +41,7 @@ TOLD: Final = web.RequestKey("told", dict[str, str])
 """Headers that the answer gets, whatever it is: a refusal, too."""
 
 _valid_id = re.compile(r"[A-Za-z0-9_.:\-]{1,128}\Z").match
-_log = get_log("http")
+_log = get_log(__name__)
 
 PROBLEMS: Final = {
     400: ("Invalid input", "the request is not valid HTTP, or its body cannot be read"),

@@ -33,7 +33,7 @@ SLOW_SECONDS: Final = 20.0  # in which a client must make some
 SLOW_BYTES: Final = 1024  # of a body, that count as progress
 
 _END: Final = b"\r\n\r\n"
-_log = get_log("http")
+_log = get_log(__name__)
 
 
 @dataclass(frozen=True, slots=True)

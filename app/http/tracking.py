@@ -27,7 +27,7 @@ from app.http.problem import from_error
 from app.http.tracking_wire import ACTIONS, TERM_ACTIONS, Parameters, consent, convert
 from app.services.track import Directory, Outcome, Tracker
 
-_log = structlog.get_logger("tracking")
+_log = structlog.get_logger(module=__name__)
 
 MAX_BODY: Final = 256 * 1024
 MAX_PARAMETERS: Final = 200

@@ -19,7 +19,7 @@ from procrastinate.jobs import Job, Status
 from app.domain.errors import InvalidInput, Unavailable, VitrineError
 from app.jobs.queue import JobQueue
 
-log = structlog.get_logger()
+log = structlog.get_logger(module=__name__)
 
 MOST_ATTEMPTS: Final = 8
 """After so many, a job that meets an absent store, or whose worker died, is given up."""

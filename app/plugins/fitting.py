@@ -24,7 +24,7 @@ from app.plugins.artefacts import ArtefactStore
 from app.plugins.fit_job import Against, FitJob, FitReport, config_hash
 from app.services.train import FitFailed, Staged, TrainingSet
 
-log = structlog.get_logger()
+log = structlog.get_logger(module=__name__)
 
 
 class ChildFitter:

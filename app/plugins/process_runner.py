@@ -27,7 +27,7 @@ from app.plugins import process_wire as wire
 from app.services.running import Failure
 from vitrine_sdk import Candidates, Context
 
-log = structlog.get_logger()
+log = structlog.get_logger(module=__name__)
 
 FIRST_PAUSE: Final = 0.1  # seconds before a child that ended is started again; doubled each time
 LONGEST_PAUSE: Final = 5.0

@@ -32,7 +32,7 @@ from app.telemetry.metrics import Metrics
 from app.telemetry.traces import CURRENT
 from vitrine_sdk import Candidates, Context
 
-log = structlog.get_logger()
+log = structlog.get_logger(module=__name__)
 
 SUPPORTED_MODES: Final = frozenset(RunMode)
 

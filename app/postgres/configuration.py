@@ -27,7 +27,7 @@ from app.postgres.database import Database
 from app.postgres.published_rules import PublishedRulesReader
 from app.postgres.tables import merchant as merchant_table
 
-log = structlog.get_logger()
+log = structlog.get_logger(module=__name__)
 
 _LOAD: Final = sa.text("""
 SELECT m.name,

@@ -27,7 +27,7 @@ from app.postgres.database import Database, raw
 from app.services.track import ACCEPTED, DUPLICATE, Appended, Identity, Outcome, Receipt
 from vitrine_sdk import EventType
 
-_log = structlog.get_logger("event_log")
+_log = structlog.get_logger(module=__name__)
 
 MAX_KNOWN: Final = 200_000  # clients whose user is known to be stored already
 STATEMENT_SECONDS: Final = 5.0

@@ -18,7 +18,7 @@ from app.postgres.database import Database
 from app.postgres.tables import served_sample
 from app.services.recommend import ServedSample
 
-log = structlog.get_logger()
+log = structlog.get_logger(module=__name__)
 
 _BATCH: Final = 500
 

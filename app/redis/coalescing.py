@@ -19,7 +19,7 @@ from redis.asyncio.connection import SSLConnection, parse_url
 
 from app.domain.errors import Unavailable
 
-log = structlog.get_logger()
+log = structlog.get_logger(module=__name__)
 
 Command = tuple[str | bytes | int, ...]
 

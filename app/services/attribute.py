@@ -23,7 +23,7 @@ from app.services.snapshot import ServingSnapshot
 from app.telemetry.metrics import Metrics
 from vitrine_sdk import EventType
 
-log = structlog.get_logger()
+log = structlog.get_logger(module=__name__)
 
 OTHER: Final = "other"  # the label of a pod or strategy that the merchant does not have
 _BATCH: Final = 500

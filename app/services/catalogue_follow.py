@@ -27,7 +27,7 @@ from app.domain.merchant import MerchantId
 from app.services.catalogue_sync import CatalogueSource, Change, FeatureCache, Projected
 from app.services.stopping import stop
 
-log = structlog.get_logger()
+log = structlog.get_logger(module=__name__)
 
 Place = tuple[MerchantId, Section]
 

@@ -47,7 +47,7 @@ from app.services.ingest_ports import (
     Tasks,
 )
 
-log = structlog.get_logger()
+log = structlog.get_logger(module=__name__)
 
 JOB: Final = "import_catalogue"
 """The name that imports are enqueued under; its arguments are those of `run_import`."""

@@ -23,7 +23,7 @@ from app.domain.catalogue import ItemFeatures, ItemId, Section
 from app.domain.errors import Unavailable
 from app.domain.merchant import MerchantId
 
-log = structlog.get_logger()
+log = structlog.get_logger(module=__name__)
 
 _MAX_LISTED: Final = 50_000  # changed ids that are kept to be told
 

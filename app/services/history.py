@@ -17,7 +17,7 @@ from app.domain.event import HistoryEntry
 from app.domain.merchant import MerchantId
 from app.services.stopping import stop
 
-_log = structlog.get_logger("history")
+_log = structlog.get_logger(module=__name__)
 
 LOCK_SECONDS: Final = 600
 

@@ -28,7 +28,7 @@ from app.services.ingest_ports import (
     StagedRow,
 )
 
-log = structlog.get_logger()
+log = structlog.get_logger(module=__name__)
 
 _RECORDS_AT_ONCE: Final = 200  # parsed before other requests run again
 

@@ -11,7 +11,7 @@ import structlog
 from app.domain.merchant import MerchantId
 from app.domain.model import ModelState, ModelVersion
 
-log = structlog.get_logger()
+log = structlog.get_logger(module=__name__)
 
 _ORPHAN_SECONDS: Final = 24 * 3600  # an artefact without a row may be on its way to one
 

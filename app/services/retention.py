@@ -11,7 +11,7 @@ import structlog
 
 from app.domain.merchant import MerchantId
 
-log = structlog.get_logger()
+log = structlog.get_logger(module=__name__)
 
 
 class ExpiringRows(Protocol):

@@ -33,7 +33,7 @@ from app.services.rulings import RulingsCompiler
 from app.services.snapshot import Listing, ServedModel, ServedPod, ServingSnapshot, ending
 from vitrine_sdk import Model, Needs
 
-log = structlog.get_logger()
+log = structlog.get_logger(module=__name__)
 
 _ROWS_AT_ONCE: Final = 20_000  # ids that are given rows before requests run again
 _RETRY_SECONDS: Final = 5.0  # after which what could not be loaded is tried again

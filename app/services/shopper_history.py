@@ -19,7 +19,7 @@ from app.domain.item_index import ItemIndex
 from app.domain.merchant import MerchantId
 from vitrine_sdk import IntArray
 
-log = structlog.get_logger()
+log = structlog.get_logger(module=__name__)
 
 _ENTRY_BYTES: Final = 13  # of a remembered event, in arrays
 _OVERHEAD: Final = 700

@@ -25,7 +25,7 @@ from app.services.pod_request import Chosen, PodRequest
 from app.telemetry.metrics import Metrics
 from vitrine_sdk import BoolArray, IntArray
 
-log = structlog.get_logger()
+log = structlog.get_logger(module=__name__)
 
 _encode = msgspec.json.Encoder().encode
 

@@ -22,7 +22,7 @@ from app.domain.event import Event
 from app.domain.merchant import Merchant, MerchantId
 from app.services.stopping import stop
 
-_log = structlog.get_logger("track")
+_log = structlog.get_logger(module=__name__)
 
 HISTORY_SECONDS: Final = 0.25  # how long an answer waits for the shopper's history to be written
 REPLAY_PAUSE: Final = 0.5  # seconds between tries to empty the spool

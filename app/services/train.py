@@ -26,7 +26,7 @@ from app.domain.pod import StrategyConfiguration
 from app.domain.strategy import InstalledStrategy
 from vitrine_sdk import TrainingData
 
-log = structlog.get_logger()
+log = structlog.get_logger(module=__name__)
 
 SEED: Final = 20171231
 """The seed of every fit that is not told another one."""

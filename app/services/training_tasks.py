@@ -16,7 +16,7 @@ from app.domain.task import TRAINING, Rejection, Task, TaskStatus
 from app.services.ingest_ports import TaskQueue
 from app.services.train import StrategyConfigurationSource, Trained, Training
 
-log = structlog.get_logger()
+log = structlog.get_logger(module=__name__)
 
 _ENQUEUED_WITHIN: Final = 60.0  # seconds from a task to its job
 

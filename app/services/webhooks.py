@@ -29,7 +29,7 @@ from app.domain.webhook import (
     sign,
 )
 
-log = structlog.get_logger()
+log = structlog.get_logger(module=__name__)
 
 BATCH: Final = 50
 _encode = msgspec.json.Encoder().encode

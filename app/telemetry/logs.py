@@ -11,7 +11,8 @@ import logging
 import re
 import time
 import traceback
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import orjson
@@ -25,6 +26,7 @@ LEVELS: Final = {
     "info": logging.INFO,
     "warning": logging.WARNING,
     "error": logging.ERROR,
+    "critical": logging.CRITICAL,
 }
 SECRET_NAMES: Final = frozenset(
     {"authorization", "cookie", "password", "secret", "token", "database_url", "redis_url"}
@@ -111,32 +113,95 @@ def configure(level: str = "info", output: Output | None = None) -> Output:
     Raises:
         ValueError: `level` is none of `LEVELS`.
     """
-    if level not in LEVELS:
-        raise ValueError(f"log level {level!r}: must be one of {', '.join(LEVELS)}")
+    _known(level)
     output = output or Output()
     structlog.configure(
-        wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level]),
         processors=[_line],
         logger_factory=lambda *_: output,
         context_class=dict,
         cache_logger_on_first_use=False,  # it would outlive a fork and its output,
     )
-    root = logging.getLogger()
-    root.handlers[:] = [_ToStructlog()]
-    root.setLevel(max(LEVELS[level], logging.INFO))
-    for name in ("asyncio", "procrastinate", "aiohttp.access", "alembic", "sqlalchemy"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger().handlers[:] = [_ToStructlog()]
+    _state.configured = level
+    set_levels({})
     return output
 
 
+def set_levels(levels: Mapping[str, str]) -> None:
+    """Change levels while the process runs. What `levels` does not name has the level that
+    `configure` was given.
+
+    Args:
+        levels: by the name of a logger: a module or package of ours ("app.services") or of a
+            library ("sqlalchemy.engine"); it holds for all below it. "": all the others.
+
+    Raises:
+        ValueError: a level is none of `LEVELS`.
+    """
+    numbers = {name: LEVELS[_known(level)] for name, level in levels.items()}
+    others = numbers.pop("", LEVELS[_state.configured])
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(min((others, *numbers.values())))
+    )
+    for name in _state.libraries - numbers.keys():
+        logging.getLogger(name).setLevel(logging.NOTSET)
+    logging.getLogger().setLevel(max(others, logging.INFO))
+    libraries = dict.fromkeys(_CHATTY, logging.WARNING)
+    libraries |= {name: level for name, level in numbers.items() if not _ours(name)}
+    for name, level in libraries.items():
+        logging.getLogger(name).setLevel(level)
+    _state.libraries = frozenset(libraries)
+    _state.others, _state.levels = others, numbers
+
+
+def tell(event: str, **fields: Any) -> None:
+    """Write a line whatever the levels are: of what was done to them."""
+    write = structlog.get_config()["logger_factory"]().write
+    write(_line(None, "info", {"event": event, **fields}))
+
+
 def get(name: str) -> Logger:
-    """The logger of one part of the program."""
-    log: Logger = structlog.get_logger(part=name)
+    """The logger of one part of the program: its module's name."""
+    log: Logger = structlog.get_logger(module=name)
     return log
+
+
+@dataclass(slots=True)
+class _State:
+    """Of this process' levels."""
+
+    configured: str = "info"
+    others: int = logging.INFO
+    levels: Mapping[str, int] = field(default_factory=dict)  # of loggers that have their own
+    libraries: frozenset[str] = frozenset()  # whose loggers were given a level
+
+
+_state: Final = _State()
+_CHATTY: Final = ("asyncio", "procrastinate", "aiohttp.access", "alembic", "sqlalchemy")
+
+
+def _known(level: str) -> str:
+    if level not in LEVELS:
+        raise ValueError(f"log level {level!r}: must be one of {', '.join(LEVELS)}")
+    return level
+
+
+def _ours(name: str) -> bool:
+    return name == "app" or name.startswith("app.")
+
+
+def _hidden(event: _EventDict, method: str) -> bool:
+    """Whether a line is below its logger's level, where loggers have levels of their own."""
+    name = str(event.get("module", ""))
+    while name and name not in _state.levels:
+        name = name.rpartition(".")[0]
+    return LEVELS.get(method, logging.ERROR) < _state.levels.get(name, _state.others)
 
 
 def _line(_logger: object, method: str, event: _EventDict) -> bytes:
     """The one processor: a call of a function costs more than what most of them do."""
+    if _state.levels and _logger is not None and _hidden(event, method):
+        raise structlog.DropEvent
     event["level"] = "error" if method == "exception" else method
     event["time"] = _now()
     span = CURRENT.get()

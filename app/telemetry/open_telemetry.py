@@ -30,7 +30,7 @@ from app.telemetry.traces import CURRENT, Span, Tracer
 DEFAULT_SHARE: Final = 0.01
 
 _traceparent = re.compile(r"00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})\Z").match
-_log = get_log("traces")
+_log = get_log(__name__)
 
 
 class OpenTelemetryTracer:
