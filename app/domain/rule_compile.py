@@ -129,11 +129,16 @@ class CompiledRules:
     """All of a merchant's published rules over one item index. Follows the index as it changes."""
 
     def __init__(
-        self, published: Sequence[PublishedRules], index: ItemIndex, pod_ids: Iterable[str]
+        self,
+        published: Sequence[PublishedRules],
+        index: ItemIndex,
+        pod_ids: Iterable[str],
+        before: CompiledRules | None = None,
     ) -> None:
         """Args:
         published: valid (`app.domain.rule_check`), in any order.
         pod_ids: the pods that requests may be for.
+        before: the rules that these replace: what is the same is not worked out again.
         """
         self.published = tuple(sorted(published, key=lambda rules: rules.rule_set_id))
         self.index = index
@@ -151,7 +156,13 @@ class CompiledRules:
             if pod.rules:
                 self._pods[pod_id] = pod
                 self._bind_actions(pod.rules)
-        self.signatures = Signatures(index, self._tests.timeless)
+        self.meanings = self._tests.meanings
+        self.signatures: Signatures = Signatures(index, self._tests.timeless)
+        if before is not None and before.index is index:
+            self.newest.shuffle = before.newest.shuffle
+            if before.meanings == self.meanings:
+                # A pin, a slot or a strength that changes asks nothing else of the items.
+                self.signatures = before.signatures
         self._unsummed = [group for group in groups.values() if group.is_large]
 
     @property
@@ -181,8 +192,7 @@ class CompiledRules:
             if self._unsummed[-1].catch_up():
                 self._unsummed.pop()
             return False
-        self.newest.catch_up()
-        return True
+        return self.newest.catch_up()
 
     def _bind_actions(self, rules: Sequence[RankedRule]) -> None:
         for rule in rules:

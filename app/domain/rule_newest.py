@@ -18,13 +18,17 @@ LIMIT: Final = 500
 
 MAX_REMEMBERED: Final = 256
 
+PART: Final = 4_096
+"""Ids that are hashed between two requests: a millisecond."""
+
 
 class NewestItems:
     """Newest first; of the same second, in an order that is the same in every process."""
 
     def __init__(self, index: ItemIndex) -> None:
         self._index = index
-        self._shuffle: npt.NDArray[np.uint32] = np.empty(0, np.uint32)  # one a row
+        self.shuffle: npt.NDArray[np.uint32] = np.empty(0, np.uint32)
+        """One a row, as far as they are ready; the same for all of the index's rules."""
         self._known: dict[tuple[int, int], tuple[int, IntArray]] = {}
 
     def matching(self, test: ItemTest, minute: int) -> IntArray:
@@ -55,18 +59,17 @@ class NewestItems:
         self._known[key] = (index.revision, rows)
         return rows
 
-    def catch_up(self) -> None:
-        """Make ready for the rows that were added."""
-        have = len(self._shuffle)
+    def catch_up(self) -> bool:
+        """Make ready for some of the rows that were added; whether that is done for all."""
         ids = self._index.ids
-        if have < len(ids):
-            fresh = np.fromiter(
-                (zlib.crc32(ids[row].encode()) for row in range(have, len(ids))),
-                np.uint32,
-                len(ids) - have,
-            )
-            self._shuffle = np.concatenate((self._shuffle, fresh))
+        have = len(self.shuffle)
+        some = ids[have : have + PART]
+        if some:
+            fresh = np.fromiter((zlib.crc32(i.encode()) for i in some), np.uint32, len(some))
+            self.shuffle = np.concatenate((self.shuffle, fresh))
+        return have + len(some) == len(ids)
 
     def _order(self, rows: IntArray) -> npt.NDArray[np.uint32]:
-        self.catch_up()
-        return self._shuffle[rows]
+        while not self.catch_up():
+            pass
+        return self.shuffle[rows]

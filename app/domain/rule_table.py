@@ -27,9 +27,9 @@ _encode: Final = msgspec.json.Encoder().encode
 
 DAY: Final = 86_400.0
 CHUNK: Final = 8_192
-WORK: Final = 1 << 20
-"""Answers of tests, that are asked for together ahead of requests. With the 1,000 rules of
-ops/bench a part took 14 to 21 ms, and up to 107 where `membership` had to grow."""
+WORK: Final = 1 << 18
+"""Answers of tests, that are asked for together ahead of requests: some 2 ms, for which a request
+may have to wait. With the 1,000 rules of ops/bench a part is longer: numpy is called for each."""
 
 
 def part_of(tests: int) -> int:
@@ -59,6 +59,8 @@ class ItemTests:
         self._index = index
         self._tests: dict[tuple[int, bytes], ItemTest] = {}
         self.timeless: list[ItemTest] = []
+        self.meanings: list[tuple[bytes, bytes]] = []
+        """What each of `timeless` asks, for comparing with other rules' tests."""
 
     def test(
         self, expression: item.ItemExpression, named: Mapping[str, item.ItemExpression]
@@ -72,6 +74,7 @@ class ItemTests:
         if test.timeless and test.number < 0:
             test.number = len(self.timeless)
             self.timeless.append(test)
+            self.meanings.append((_encode(expression), _encode(named) if named else b""))
         return test
 
     def _bind(
@@ -133,6 +136,8 @@ class Signatures:
         self._of: IntArray = np.zeros(0, np.int32)
         self._signed: IntArray = np.zeros(0, np.int32)  # the index's revision at signing
         self._clean = -1  # the revision up to which every row is signed
+        self._stale: IntArray = np.zeros(0, np.int32)  # left to sign, of those at revision:
+        self._stale_at = -1
         self._closed = self._closed_columns()
         self._known: dict[bytes, int] = {}
         self.count = 0
@@ -168,10 +173,16 @@ class Signatures:
             # A column that was given up says something else of every row.
             self._closed = closed
             self._signed[:] = -1
-        count = len(index)
-        stale = np.flatnonzero(index.changed[:count] > self._signed[:count]).astype(np.int32)
-        self._sign(stale[:limit])
-        if len(stale) <= limit:
+            self._stale_at = -1
+        if self._stale_at != revision:  # a look at every row: once a change, not once a part
+            count = len(index)
+            stale = index.changed[:count] > self._signed[:count]
+            self._stale = np.flatnonzero(stale).astype(np.int32)
+            self._stale_at = revision
+        part, self._stale = self._stale[:limit], self._stale[limit:]
+        # Requests have signed some meanwhile.
+        self._sign(part[index.changed[part] > self._signed[part]])
+        if not len(self._stale):
             self._clean = revision
         return self._clean == revision
 

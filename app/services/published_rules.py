@@ -33,7 +33,11 @@ class MerchantRulings:
         strategies: Mapping[str, StrategyConfiguration],
         indexes: ItemIndexes,
         merchant: MerchantId,
+        before: MerchantRulings | None = None,
     ) -> None:
+        """Args:
+        before: the rules that these replace.
+        """
         by_section: dict[Section, list[str]] = {}
         chains: dict[str, tuple[tuple[str, ...], ...]] = {}
         for pod in pods:
@@ -47,7 +51,8 @@ class MerchantRulings:
         self._history: dict[str, int] = {}
         for section, pod_ids in by_section.items():
             index = indexes.get(merchant, section)
-            compiled = CompiledRules(published, index, pod_ids)
+            replaced = None if before is None else before.compiled(index)
+            compiled = CompiledRules(published, index, pod_ids, replaced)
             self._compiled[index.base] = compiled
             for pod_id in pod_ids:
                 if compiled.is_personal(pod_id):
@@ -115,6 +120,7 @@ class MerchantRulesCompiler:
             configuration.strategies,
             indexes,
             merchant,
+            None if known is None else known[1],
         )
         self._known[merchant] = (key, rulings)
         return rulings

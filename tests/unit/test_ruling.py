@@ -90,6 +90,11 @@ class Shop:
             ["pod", "other"],
         )  # fmt: skip
 
+    def publish(self, *rules: Any) -> None:
+        """Replaces the rules, as a publication does."""
+        published = PublishedRules(rule_set_id="s", number=2, rules=rule_set(*rules))
+        self.rules = CompiledRules([published], self.index, ["pod", "other"], self.rules)
+
     def pool(
         self,
         want: int = 5,
@@ -931,3 +936,29 @@ def test_a_list_is_full_while_enough_qualify(
     qualifying = Shop(leaving_out, items=items)
     count = len(request_for(qualifying, {**facts, "want": 26})[0])
     assert len(pool) == min(count, facts["want"])
+
+
+@settings(max_examples=EXAMPLES, deadline=None)
+@given(items=CATALOGUES, before=RULES, after=RULES, same=st.booleans(), facts=REQUESTS)
+def test_rules_that_replace_others_say_what_they_say_alone(
+    items: list[ItemFeatures], before: list[Any], after: list[Any], same: bool, facts: Any
+) -> None:
+    shop = Shop(*before, items=items)
+    request_for(shop, facts)
+    after = before[::-1] if same else after
+    shop.publish(*after)
+    while not shop.rules.catch_up():
+        pass
+    replaced, alone = request_for(shop, facts)[0], request_for(Shop(*after, items=items), facts)[0]
+    assert replaced.rows.tolist() == alone.rows.tolist()
+
+
+def test_what_rules_ask_of_items_is_not_worked_out_again_where_it_is_the_same() -> None:
+    shop = Shop(rule({"type": "boost", "items": RED, "strength": 2}))
+    shop.ids()
+    signatures = shop.rules.signatures
+    shop.publish(rule({"type": "bury", "items": RED, "strength": 9}))
+    assert shop.rules.signatures is signatures
+    assert numbers(shop.ids()) == [1, 3, 5, 7, 9]
+    shop.publish(rule({"type": "bury", "items": ACME, "strength": 9}))
+    assert shop.rules.signatures is not signatures

@@ -1,0 +1,80 @@
+"""`vitrine serve` that tells what held its event loop up: every stall, and where the code was.
+
+python ops/bench/serve_watched.py STALLS.jsonl --port 8000
+
+A line a stall of 5 ms or more: its length in ms, and the stack in its midst. A heartbeat each ms
+and a thread that looks for it: a tenth of a core, so figures of such a server are none.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import threading
+import time
+from pathlib import Path
+from types import FrameType
+from typing import TextIO
+
+BEAT, LONG = 0.001, 0.005  # seconds
+DEPTH = 14
+
+
+class Watch:
+    def __init__(self, out: TextIO) -> None:
+        self._out = out
+        self._beat = time.perf_counter()
+        self._thread = threading.get_ident()
+
+    def start(self) -> None:
+        self._pulse()
+        sys.setswitchinterval(0.0005)
+        threading.Thread(target=self._look, daemon=True).start()
+
+    def _pulse(self) -> None:
+        self._beat = time.perf_counter()
+        asyncio.get_running_loop().call_later(BEAT, self._pulse)
+
+    def _look(self) -> None:
+        stack: list[str] = []
+        since = 0.0
+        while True:
+            time.sleep(BEAT)
+            beat, now = self._beat, time.perf_counter()
+            if stack and beat != since:  # it is over
+                line = {"ms": round((beat - since) * 1000, 1), "stack": stack}
+                self._out.write(json.dumps(line) + "\n")
+                self._out.flush()
+                stack = []
+            if not stack and now - beat > LONG:
+                since, stack = beat, frames(sys._current_frames().get(self._thread))
+
+
+def frames(frame: FrameType | None) -> list[str]:
+    found = []
+    while frame is not None and len(found) < DEPTH:
+        code = frame.f_code
+        found.append(f"{code.co_qualname} {Path(code.co_filename).name}:{frame.f_lineno}")
+        frame = frame.f_back
+    return found
+
+
+def main() -> None:
+    out = Path(sys.argv.pop(1)).open("a")
+    import app.cli.server_process as process
+    from app.cli import main as vitrine
+
+    serve = process._serve
+
+    async def watched(*given: object) -> int:
+        Watch(out).start()
+        return await serve(*given)  # type: ignore[arg-type]  # what was given is passed on
+
+    process._serve = watched
+    sys.argv.insert(1, "serve")
+    vitrine()
+
+
+if __name__ == "__main__":
+    main()
