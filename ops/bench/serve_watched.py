@@ -48,7 +48,9 @@ class Watch:
                 self._out.flush()
                 stack = []
             if not stack and now - beat > LONG:
-                since, stack = beat, frames(sys._current_frames().get(self._thread))
+                # Python has no public way to another thread's stack.
+                every = sys._current_frames()  # noqa: SLF001
+                since, stack = beat, frames(every.get(self._thread))
 
 
 def frames(frame: FrameType | None) -> list[str]:
@@ -61,17 +63,17 @@ def frames(frame: FrameType | None) -> list[str]:
 
 
 def main() -> None:
-    out = Path(sys.argv.pop(1)).open("a")
-    import app.cli.server_process as process
+    path = Path(sys.argv.pop(1))
     from app.cli import main as vitrine
+    from app.process import ServingProcess
 
-    serve = process._serve
+    start = ServingProcess.start
 
-    async def watched(*given: object) -> int:
-        Watch(out).start()
-        return await serve(*given)  # type: ignore[arg-type]  # what was given is passed on
+    async def watched(service: ServingProcess) -> None:
+        Watch(path.open("a")).start()
+        await start(service)
 
-    process._serve = watched
+    ServingProcess.start = watched  # type: ignore[method-assign]  # it does what it did, watched
     sys.argv.insert(1, "serve")
     vitrine()
 
