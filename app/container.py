@@ -74,6 +74,7 @@ from app.redis.connection import RedisConnection
 from app.redis.history import HistoryStore
 from app.redis.history_reader import CoalescedHistoryReader
 from app.redis.item_features import RedisItemFeatures
+from app.redis.log_levels import LogLevelStore
 from app.redis.placements import Placements
 from app.redis.shopper_placements import ShopperPlacements
 from app.services.attribute import Attribution
@@ -85,6 +86,7 @@ from app.services.conflicts import RuleReach
 from app.services.explain import Explain
 from app.services.history import HistoryKeeper, HistoryRebuild
 from app.services.ingest import Ingest
+from app.services.log_levels import LogLevelFollower
 from app.services.merchandise import Merchandise
 from app.services.models import Models
 from app.services.preview import Previews
@@ -190,6 +192,8 @@ class Container(containers.DeclarativeContainer):
         connect_timeout=settings.provided.request_budget,
         observe=request_observer,
     )
+    log_level_store = providers.Singleton(LogLevelStore, background_redis)
+    log_levels = providers.Singleton(LogLevelFollower, log_level_store)
     catalogue = providers.Singleton(Catalogue, database)
     catalogue_writer = providers.Singleton(CatalogueWriter, database)
     tasks = providers.Singleton(Tasks, database)

@@ -120,6 +120,7 @@ class ServingProcess:
             ("served samples", container.served_samples().run),
             ("attribution", container.attribution().run),
             ("vitals", container.vitals().run),
+            ("log levels", container.log_levels().run),
         ):
             self._run(name, run())
 

@@ -16,6 +16,7 @@ COMMANDS: Final[Mapping[str, str]] = {
     "doctor": "app.cli.doctor:doctor",
     "evaluate": "app.cli.evaluate:evaluate",
     "import": "app.cli.import_files:import_files",
+    "log-level": "app.cli.log_level:log_level",
     "measure": "app.cli.measure:measure",
     "merchant": "app.cli.merchant:merchant",
     "migrate": "app.cli.migrate:migrate",

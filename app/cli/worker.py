@@ -91,7 +91,7 @@ async def _work(settings: Settings, output: Output, until_idle: bool, grace: flo
         loop.add_signal_handler(number, doing.stop)
     await queue.open()
     await container.job_queue().open()
-    beside = []
+    beside = [asyncio.create_task(container.log_levels().run())]
     if settings.embedded_metrics:
         embedded = EmbeddedMetrics(metrics, output, settings.embedded_metrics, "vitrine-worker")
         beside.append(asyncio.create_task(embedded.run()))
