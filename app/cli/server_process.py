@@ -113,6 +113,7 @@ async def _serve(
     loop.add_signal_handler(signal.SIGTERM, stop.set)
     loop.add_signal_handler(signal.SIGINT, lambda: None)  # Ctrl-C: the parent decides
     loop.add_reader(inherited.parent, stop.set)
+    folding = asyncio.ensure_future(place.metrics.keep_folding())
 
     service = build(place)
     service.readiness.warm = False
@@ -153,5 +154,7 @@ async def _serve(
         listening.close()
     await server.stop(stopping.grace)
     await service.stop()
+    folding.cancel()
+    place.metrics.fold()
     _log.info("stopped", slot=place.slot)
     return 1 if failed else 0

@@ -28,7 +28,7 @@ from app.plugins.misshapen import misshapen
 from app.plugins.process_runner import ChildModel, Refusal
 from app.services.running import Failure, Outcome
 from app.services.snapshot import ServedModel
-from app.telemetry.metrics import Metrics
+from app.telemetry.metrics import STRATEGY_BUCKETS, Metrics
 from app.telemetry.traces import CURRENT
 from vitrine_sdk import Candidates, Context
 
@@ -153,7 +153,9 @@ class _Guard:
         self.threads = _Threads(threads, f"strategy-{configuration_id}")
         self._merchant = merchant
         self._id = configuration_id
-        self._observe = metrics.strategy_seconds.labels(configuration_id).observe
+        self._observe = metrics.timings(
+            metrics.strategy_seconds, STRATEGY_BUCKETS, configuration_id
+        ).observe
         self._open = metrics.breaker_open.labels(merchant, configuration_id)
         self._open.set(0)
         self._count = {

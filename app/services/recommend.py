@@ -26,6 +26,7 @@ from app.services.shopper_history import Histories
 from app.services.showing import FeatureReader, Showing
 from app.services.snapshot import ServingSnapshot
 from app.telemetry.metrics import Metrics
+from app.telemetry.tallies import Tally
 from vitrine_sdk import EventType
 
 SEEN: Final = (EventType.VIEW, EventType.CLICK, EventType.CART)
@@ -83,10 +84,10 @@ class Recommend:
         self._budget = budget
         self._history_length = history_length
         self._sample_rate = sample_rate
-        self._answered: dict[tuple[MerchantId, str, str | None], Callable[[], None]] = {}
+        self._answered: dict[tuple[MerchantId, str, str | None], Tally] = {}
         self._dropped = [metrics.dropped_candidates.labels(r.name.lower()).inc for r in LeftOut]
-        self._hit = metrics.prepared_lists.labels("hit").inc
-        self._missed = metrics.prepared_lists.labels("miss").inc
+        self._hit = metrics.tally(metrics.prepared_lists, "hit")
+        self._missed = metrics.tally(metrics.prepared_lists, "miss")
         self.prepared_lists = PreparedLists(prepared_bytes)
 
     def prepared(self, snapshot: ServingSnapshot, pod_id: str, dependence: str) -> Answer | None:
@@ -98,9 +99,9 @@ class Recommend:
         """
         answer = self.prepared_lists.get((snapshot.number, pod_id, dependence), time.time())
         if answer is None:
-            self._missed()
+            self._missed.count += 1
         else:
-            self._hit()
+            self._hit.count += 1
             self._count(snapshot.merchant, pod_id, answer.strategy)
         return answer
 
@@ -309,9 +310,11 @@ class Recommend:
     def _count(self, merchant: MerchantId, pod_id: str, strategy: str | None) -> None:
         count = self._answered.get((merchant, pod_id, strategy))
         if count is None:
-            count = self._metrics.recommendations.labels(merchant, pod_id, strategy or "").inc
+            count = self._metrics.tally(
+                self._metrics.recommendations, merchant, pod_id, strategy or ""
+            )
             self._answered[merchant, pod_id, strategy] = count
-        count()
+        count.count += 1
 
     def _count_flaws(self, asked: PodRequest, chosen: Chosen, short: bool) -> None:
         merchant, pod_id = asked.snapshot.merchant, asked.served.pod.id

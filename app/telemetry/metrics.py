@@ -11,6 +11,7 @@ fall and files never pile up.
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ from prometheus_client import (
 )
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.metrics_core import Metric
+
+from app.telemetry.tallies import FOLD_SECONDS, Tallies, Tally, Timings
 
 CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
 REQUEST_BUCKETS: Final = (
@@ -58,6 +61,8 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self.catalogue: list[Described] = []
+        self._tallies = Tallies()
+        self.registry.register(self._tallies)  # first: what is read after it is up to date
 
         # HTTP
         self.http_requests = self._counter(
@@ -343,19 +348,42 @@ class Metrics:
         )
 
     def route(self, method: str, route: str) -> Callable[[int, float], None]:
-        """A recorder (status, seconds) of one route's requests, its labels bound before."""
-        observe = self.http_seconds.labels(method, route).observe
-        bound: dict[int, Callable[[], None]] = {}
+        """A recorder (status, seconds) of one route's requests, for the event loop's thread. Read
+        by others after `fold`."""
+        observe = self.timings(self.http_seconds, REQUEST_BUCKETS, method, route).observe
+        bound: dict[int, Tally] = {}
 
         def record(status: int, seconds: float) -> None:
-            count = bound.get(status)
-            if count is None:
-                count = self.http_requests.labels(method, route, str(status)).inc
-                bound[status] = count
-            count()
+            tally = bound.get(status)
+            if tally is None:
+                tally = bound[status] = self.tally(self.http_requests, method, route, str(status))
+            tally.count += 1
             observe(seconds)
 
         return record
+
+    def tally(self, counter: Counter, *labels: str) -> Tally:
+        """A counter with its labels bound, for the event loop's thread and a request's path. Bind
+        it once."""
+        tally = Tally(counter.labels(*labels).inc if labels else counter.inc)
+        self._tallies.add(tally)
+        return tally
+
+    def timings(self, histogram: Histogram, bounds: tuple[float, ...], *labels: str) -> Timings:
+        """The same of a histogram. `bounds`: those that it was made with."""
+        timings = Timings(histogram.labels(*labels), bounds)
+        self._tallies.add(timings)
+        return timings
+
+    def fold(self) -> None:
+        """Make what was tallied visible to other processes."""
+        self._tallies.fold()
+
+    async def keep_folding(self) -> None:
+        """Does so until it is cancelled."""
+        while True:
+            await asyncio.sleep(FOLD_SECONDS)
+            self.fold()
 
     def _counter(self, name: str, text: str, labels: tuple[str, ...] = ()) -> Counter:
         self.catalogue.append(Described(name, "counter", labels, text))
@@ -410,6 +438,7 @@ def collect(metrics: Metrics, directory: Path | None = None) -> Iterable[Metric]
 def _registry(metrics: Metrics, directory: Path | None) -> CollectorRegistry:
     if directory is None:
         return metrics.registry
+    metrics.fold()
     registry = CollectorRegistry()
     multiprocess.MultiProcessCollector(registry, str(directory))  # type: ignore[no-untyped-call]
     return registry

@@ -15,8 +15,9 @@ from pathlib import Path
 import pytest
 
 from app.telemetry import logs
-from app.telemetry.metrics import Metrics, prepare, render
+from app.telemetry.metrics import REQUEST_BUCKETS, Metrics, prepare, render
 from app.telemetry.output import Output
+from app.telemetry.tallies import Tallies, Tally
 
 
 @pytest.fixture
@@ -111,6 +112,86 @@ def test_metrics_follow_the_rules_of_their_names() -> None:
     assert set(names) <= exposed
 
 
+def test_what_is_tallied_reads_as_if_it_were_counted_at_once() -> None:
+    plain, tallied = Metrics(), Metrics()
+    bounds = REQUEST_BUCKETS
+    record = tallied.route("GET", "/x")
+    tally = tallied.tally(tallied.prepared_lists, "hit")
+    seconds = [0.0, *bounds, *(bound * 1.01 for bound in bounds), 0.0007, 99.0]
+    for number, taken in enumerate(seconds):
+        record(200 if number % 3 else 503, taken)
+        plain.http_requests.labels("GET", "/x", "200" if number % 3 else "503").inc()
+        plain.http_seconds.labels("GET", "/x").observe(taken)
+        tally.inc(number)
+        plain.prepared_lists.labels("hit").inc(number)
+        if number % 5 == 0:
+            tallied.fold()
+
+    def values(metrics: Metrics) -> dict[str, float]:
+        lines = [line for line in render(metrics).decode().splitlines() if "_created" not in line]
+        return {
+            line.rpartition(" ")[0]: pytest.approx(float(line.rpartition(" ")[2]))
+            for line in lines
+            if line.startswith(("vitrine_http_req", "vitrine_prepared"))
+        }
+
+    assert len(values(plain)) > len(bounds)
+    assert values(tallied) == values(plain)
+
+
+def test_tallies_that_several_threads_fold_count_once() -> None:
+    counted = []
+    tallies = Tallies()
+    tally = Tally(counted.append)
+    tallies.add(tally)
+    stopping = threading.Event()
+
+    def fold() -> None:
+        while not stopping.is_set():
+            tallies.fold()
+
+    threads = [threading.Thread(target=fold) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for _ in range(50_000):
+        tally.count += 1
+    stopping.set()
+    for thread in threads:
+        thread.join()
+    tallies.fold()
+    assert sum(counted) == 50_000
+
+
+def test_a_canonical_line_is_one_object_whatever_it_says(lines: tuple[Output, Path]) -> None:
+    write = logs.canonical_writer(lines[0], "GET", '/x"}')
+    hostile = 'x"}\n{"event":"forged"}'
+    full = logs.CanonicalLine(hostile)
+    full.merchant, full.pod, full.trace_id = "demo", "home", "ab" * 16
+    full.degraded, full.fields = "history", {"items": 3}
+    write(logs.CanonicalLine("a"), 404, 0.0012345)
+    write(full, 200, 0.5)
+    write(logs.CanonicalLine("\udcff"), 200, 0.5)
+    first, second, third = map(json.loads, lines[1].read_text().splitlines())
+    assert list(first) == [
+        "event",
+        "method",
+        "route",
+        "request_id",
+        "status",
+        "ms",
+        "level",
+        "time",
+    ]
+    assert (first["status"], first["ms"], first["route"]) == (404, 1.234, '/x"}')
+    assert second["request_id"] == hostile
+    assert {name: second[name] for name in ("merchant", "pod", "strategy", "fallback")} == {
+        "merchant": "demo", "pod": "home", "strategy": None, "fallback": None,
+    }  # fmt: skip
+    assert (second["degraded"], second["items"]) == ("history", 3)
+    assert second["trace_id"] == full.trace_id
+    assert (third["request_id"], third["level"]) == ("\\udcff", "info")
+
+
 WORKER = """
 import sys
 from pathlib import Path
@@ -120,6 +201,7 @@ metrics = Metrics()
 record = metrics.route("GET", "/x")
 for _ in range(int(sys.argv[3])):
     record(200, 0.001)
+metrics.fold()
 metrics.ready.set(1)
 metrics.catalogue_version.labels("demo", "Products").set(int(sys.argv[3]))
 """
