@@ -110,6 +110,7 @@ from app.telemetry.observers import (
     postgres_observer,
     redis_observer,
 )
+from app.telemetry.open_telemetry import tracer_from_environment
 
 BACKGROUND_TIMEOUT: Final = 5.0  # seconds that background work waits for an answer of Redis
 
@@ -169,6 +170,7 @@ class Container(containers.DeclarativeContainer):
     background_observer = providers.Singleton(redis_observer, metrics, "background")
     request_observer = providers.Singleton(redis_observer, metrics, "request")
     job_observer = providers.Singleton(JobObserver, metrics)
+    tracer = providers.Singleton(tracer_from_environment)  # the worker's
     database = providers.Singleton(
         connect,
         settings.provided.database_url,
@@ -340,7 +342,9 @@ class Container(containers.DeclarativeContainer):
 
     webhook_store = providers.Singleton(WebhookStore, database)
     webhook_sender = providers.Singleton(HttpWebhookSender)
-    webhook_delivery = providers.Singleton(WebhookDelivery, webhook_store, webhook_sender)
+    webhook_delivery = providers.Singleton(
+        WebhookDelivery, webhook_store, webhook_sender, tracer=tracer
+    )
 
     # Serving
 

@@ -56,6 +56,7 @@ def worker(until_idle: bool, grace: float) -> None:
 async def _work(settings: Settings, output: Output, until_idle: bool, grace: float) -> None:
     metrics = Metrics()
     container = wire(settings, metrics)
+    tracer = container.tracer()
     if settings.worker_metrics:
         start_http_server(settings.worker_metrics, settings.host, metrics.registry)
     jobs = settings.worker_jobs
@@ -85,6 +86,7 @@ async def _work(settings: Settings, output: Output, until_idle: bool, grace: flo
         concurrency=jobs,
         grace=grace,
         observer=observer,
+        tracer=tracer,
     )
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -104,3 +106,5 @@ async def _work(settings: Settings, output: Output, until_idle: bool, grace: flo
         await container.webhook_sender().close()
         await container.background_redis().close()
         await container.database().close()
+        if tracer is not None:
+            await asyncio.to_thread(tracer.close)

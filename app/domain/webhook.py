@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 import hashlib
 import hmac
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, NamedTuple
 
 import msgspec
 
@@ -64,6 +64,15 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True):
     last_error: str | None
     created_at: float  # Unix seconds
     due_at: float  # of the next attempt
+
+
+class DueDelivery(NamedTuple):
+    """A message to be sent now."""
+
+    delivery: Delivery
+    url: str
+    secret: str
+    traceparent: str | None  # of the request or job that it tells of (W3C)
 
 
 def pause(attempts: int) -> float:

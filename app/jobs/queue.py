@@ -10,6 +10,7 @@ import psycopg
 from procrastinate import exceptions
 
 from app.domain.errors import Unavailable
+from app.telemetry.traces import TRACEPARENT, carried
 
 HELD_BY_MERCHANT: Final = "merchant"
 """The argument whose jobs of one name run one after the other."""
@@ -57,7 +58,8 @@ class JobQueue:
         await self.app.close_async()
 
     async def enqueue(self, name: str, args: Mapping[str, Any]) -> None:
-        """Leave a job. Jobs of one name and merchant run one after the other, in order.
+        """Leave a job. Jobs of one name and merchant run one after the other, in order. It goes on
+        in the trace of who left it.
 
         Args:
             name: of one of the worker's tasks.
@@ -66,6 +68,7 @@ class JobQueue:
         Raises:
             Unavailable: the queue is away.
         """
+        args = {**args, **carried()}
         merchant = args.get(HELD_BY_MERCHANT)
         job = self.app.configure_task(name, lock=None if merchant is None else f"{name}:{merchant}")
         try:
@@ -83,7 +86,7 @@ class JobQueue:
         try:
             for status in ("todo", "doing"):
                 jobs = await self.app.job_manager.list_jobs_async(task=name, status=status)
-                found += [job.task_kwargs for job in jobs]
+                found += [without_trace(job.task_kwargs) for job in jobs]
         except (exceptions.ConnectorException, exceptions.AppNotOpen, psycopg.Error) as error:
             raise _unavailable() from error
         return found
@@ -99,6 +102,11 @@ class JobQueue:
         except (exceptions.ConnectorException, exceptions.AppNotOpen, psycopg.Error) as error:
             raise _unavailable() from error
         return int(row["jobs"]), max(0.0, float(row["oldest"]))
+
+
+def without_trace(args: Mapping[str, Any]) -> dict[str, Any]:
+    """A job's own arguments."""
+    return {name: value for name, value in args.items() if name != TRACEPARENT}
 
 
 def _unavailable() -> Unavailable:

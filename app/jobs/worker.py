@@ -17,7 +17,8 @@ from procrastinate import exceptions
 from procrastinate.jobs import Job, Status
 
 from app.domain.errors import InvalidInput, Unavailable, VitrineError
-from app.jobs.queue import JobQueue
+from app.jobs.queue import JobQueue, without_trace
+from app.telemetry.traces import Tracer
 
 log = structlog.get_logger(module=__name__)
 
@@ -68,6 +69,7 @@ class Worker:
         concurrency: jobs that run at the same time.
         grace: seconds that running jobs may take when the worker is asked to stop; then they are
             broken off and left for the next worker.
+        tracer: of the jobs; each continues the trace of who left it.
 
     Raises:
         InvalidInput: a periodic task's cron expression is none.
@@ -83,6 +85,7 @@ class Worker:
         concurrency: int = 2,
         grace: float = 30.0,
         observer: Observer | None = None,
+        tracer: Tracer | None = None,
     ) -> None:
         observer = observer or _Unobserved()
         self._app = queue.app
@@ -93,7 +96,7 @@ class Worker:
         retry = _Retry()
         for name, handler in handlers.items():
             self._app.task(name=name, retry=retry)(
-                _observed(name, _logged(name, handler), observer)
+                _traced(name, _observed(name, _logged(name, handler), observer), tracer)
             )
         for one in (*periodic, Periodic("recover_jobs", "* * * * *", self._recover)):
             if not croniter.is_valid(one.cron):
@@ -101,7 +104,7 @@ class Worker:
                     f"{one.name}: {one.cron!r} is no cron expression: see man 5 crontab"
                 )
             task = self._app.task(name=one.name, queueing_lock=one.name, lock=one.name)(
-                _by_the_clock(one.name, one.handler, observer)
+                _by_the_clock(one.name, one.handler, observer, tracer)
             )
             self._app.periodic(cron=one.cron)(task)
 
@@ -189,6 +192,26 @@ class _Retry(procrastinate.BaseRetryStrategy):
         return None
 
 
+def _traced(name: str, handler: Handler, tracer: Tracer | None) -> Handler:
+    async def job(**args: Any) -> None:
+        own = without_trace(args)
+        span = None
+        if tracer is not None:
+            brought = {key: args[key] for key in args.keys() - own.keys()}
+            span = tracer.begin(f"job {name}", brought, consumer=True)
+        if span is None:
+            await handler(**own)
+            return
+        try:
+            await handler(**own)
+        except BaseException as error:
+            span.end(error)
+            raise
+        span.end()
+
+    return job
+
+
 def _observed(name: str, handler: Handler, observer: Observer) -> Handler:
     async def job(**args: Any) -> None:
         began = time.monotonic()
@@ -225,9 +248,12 @@ def _logged(name: str, handler: Handler) -> Handler:
 
 
 def _by_the_clock(
-    name: str, handler: Callable[[], Awaitable[None]], observer: Observer
+    name: str,
+    handler: Callable[[], Awaitable[None]],
+    observer: Observer,
+    tracer: Tracer | None,
 ) -> Callable[..., Awaitable[None]]:
-    observed = _observed(name, handler, observer)
+    observed = _traced(name, _observed(name, handler, observer), tracer)
 
     async def job(timestamp: int) -> None:  # noqa: ARG001  # procrastinate gives it
         try:

@@ -49,6 +49,7 @@ from app.plugins.artefact_files import (
     sha256_of,
 )
 from app.plugins.packed_strings import unpack_strings
+from app.telemetry.traces import spanned
 from vitrine_sdk import Arrays
 
 _ABANDONED_SECONDS: Final = 24 * 3600  # after which an unfinished write is nobody's any more
@@ -111,10 +112,11 @@ class ArtefactStore:
             Unavailable: the store cannot be written.
         """
         try:
-            if self._local:
-                self._rename(staged, Path(self._root) / location)
-            else:
-                self._upload(staged, location)
+            with spanned("artefacts put"):
+                if self._local:
+                    self._rename(staged, Path(self._root) / location)
+                else:
+                    self._upload(staged, location)
         except OSError as error:
             raise _away("written") from error
 

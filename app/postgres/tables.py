@@ -396,6 +396,7 @@ webhook_delivery = sa.Table(
     sa.Column("attempts", sa.Integer, nullable=False, server_default="0"),
     sa.Column("last_status", sa.SmallInteger),
     sa.Column("last_error", sa.Text),
+    sa.Column("traceparent", sa.Text),  # of the request or job that it tells of (W3C)
     _time("created_at", default_now=True),
     _time("due_at", default_now=True),
     sa.ForeignKeyConstraint(

@@ -15,6 +15,7 @@ from app.domain.webhook import (
     MAX_WEBHOOKS,
     Delivery,
     DeliveryState,
+    DueDelivery,
     Webhook,
     WebhookChange,
     WebhookEvent,
@@ -24,6 +25,7 @@ from app.postgres.database import Database
 from app.postgres.tables import merchant as merchant_table
 from app.postgres.tables import webhook as table
 from app.postgres.tables import webhook_delivery as outbox
+from app.telemetry.traces import TRACEPARENT, carried
 
 
 async def announce(
@@ -40,6 +42,7 @@ async def announce(
         table.c.id,
         sa.literal(event, sa.Text),
         sa.literal(dict(payload), outbox.c.payload.type),
+        sa.literal(carried().get(TRACEPARENT), sa.Text),
     ).where(
         table.c.merchant_id == merchant,
         table.c.enabled,
@@ -49,7 +52,9 @@ async def announce(
         ),
     )
     await connection.execute(
-        outbox.insert().from_select(["merchant_id", "webhook_id", "event", "payload"], wanted)
+        outbox.insert().from_select(
+            ["merchant_id", "webhook_id", "event", "payload", "traceparent"], wanted
+        )
     )
 
 
@@ -182,11 +187,8 @@ class WebhookStore:
                 MerchantId(id_) for id_ in await connection.scalars(sa.select(merchant_table.c.id))
             ]
 
-    async def due(
-        self, merchant: MerchantId, limit: int, lease: float
-    ) -> Sequence[tuple[Delivery, str, str]]:
-        """Messages whose time has come, with their URL and secret; nobody else gets them within
-        the next `lease` seconds."""
+    async def due(self, merchant: MerchantId, limit: int, lease: float) -> Sequence[DueDelivery]:
+        """Messages whose time has come; nobody else gets them within the next `lease` seconds."""
         chosen = (
             sa.select(outbox.c.id)
             .where(
@@ -210,7 +212,10 @@ class WebhookStore:
         )
         async with self._database.merchant(merchant) as connection:
             rows = (await connection.execute(taken)).mappings().all()
-        return [(_delivery(row), row["url"], row["secret"]) for row in rows]
+        return [
+            DueDelivery(_delivery(row), row["url"], row["secret"], row["traceparent"])
+            for row in rows
+        ]
 
     async def settle(
         self,

@@ -23,11 +23,13 @@ from app.domain.webhook import (
     SIGNATURE,
     Delivery,
     DeliveryState,
+    DueDelivery,
     Webhook,
     WebhookChange,
     pause,
     sign,
 )
+from app.telemetry.traces import TRACEPARENT, Tracer, carried, spanned
 
 log = structlog.get_logger(module=__name__)
 
@@ -65,11 +67,8 @@ class WebhookStore(Protocol):
 
     async def merchants(self) -> Sequence[MerchantId]: ...
 
-    async def due(
-        self, merchant: MerchantId, limit: int, lease: float
-    ) -> Sequence[tuple[Delivery, str, str]]:
-        """Messages whose time has come, with their URL and secret; nobody else gets them within
-        the next `lease` seconds."""
+    async def due(self, merchant: MerchantId, limit: int, lease: float) -> Sequence[DueDelivery]:
+        """Messages whose time has come; nobody else gets them within the next `lease` seconds."""
         ...
 
     async def settle(
@@ -182,6 +181,7 @@ class WebhookDelivery:
     Args:
         clock: Unix seconds.
         lease: seconds that one message may take; then another worker tries.
+        tracer: of the messages; each continues the trace of what it tells of, and hands it on.
     """
 
     def __init__(
@@ -191,7 +191,9 @@ class WebhookDelivery:
         *,
         clock: Callable[[], float] = time.time,
         lease: float = 60.0,
+        tracer: Tracer | None = None,
     ) -> None:
+        self._tracer = tracer
         self._store = store
         self._sender = sender
         self._clock = clock
@@ -205,12 +207,28 @@ class WebhookDelivery:
         """
         tried = 0
         for merchant in await self._store.merchants():
-            for delivery, url, secret in await self._store.due(merchant, BATCH, self._lease):
-                await self._try(merchant, delivery, url, secret)
+            for due in await self._store.due(merchant, BATCH, self._lease):
+                await self._traced(merchant, due)
                 tried += 1
         return tried
 
-    async def _try(self, merchant: MerchantId, delivery: Delivery, url: str, secret: str) -> None:
+    async def _traced(self, merchant: MerchantId, due: DueDelivery) -> None:
+        brought = {} if due.traceparent is None else {TRACEPARENT: due.traceparent}
+        span = None
+        if self._tracer is not None:
+            span = self._tracer.begin(f"webhook {due.delivery.event}", brought, consumer=True)
+        if span is None:
+            await self._try(merchant, due, brought)
+            return
+        try:
+            await self._try(merchant, due, carried())
+        except BaseException as error:
+            span.end(error)
+            raise
+        span.end()
+
+    async def _try(self, merchant: MerchantId, due: DueDelivery, trace: dict[str, str]) -> None:
+        delivery, url, secret, _ = due
         body = _encode(
             {
                 "id": delivery.id,
@@ -223,11 +241,13 @@ class WebhookDelivery:
             "Content-Type": "application/json",
             ID: str(delivery.id),
             SIGNATURE: sign(secret, body, int(self._clock())),
+            **trace,
         }
         status: int | None = None
         error: str | None = None
         try:
-            status = await self._sender.send(url, body, headers)
+            with spanned("POST"):
+                status = await self._sender.send(url, body, headers)
             if not 200 <= status < 300:
                 error = f"answered {status}"
         except OSError as failure:

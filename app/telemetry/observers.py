@@ -115,3 +115,7 @@ class JobObserver:
     ) -> None:
         self._metrics.trainings.labels(merchant, configuration, outcome).inc()
         self._metrics.training_seconds.labels(strategy).observe(seconds)
+        span = CURRENT.get()
+        if span is not None:
+            failed = outcome if outcome == "failed" else None
+            span.child(f"train {configuration}", seconds, failed)

@@ -70,7 +70,9 @@ class OpenTelemetryTracer:
         self._provider.add_span_processor(processor(exporter))
         self._tracer = self._provider.get_tracer("vitrine")
 
-    def begin(self, name: str, headers: Mapping[str, str]) -> Span | None:
+    def begin(
+        self, name: str, headers: Mapping[str, str], *, consumer: bool = False
+    ) -> Span | None:
         brought = headers.get("traceparent")
         parent = None if brought is None else _traceparent(brought)
         if parent is None:
@@ -81,7 +83,8 @@ class OpenTelemetryTracer:
             if not int(parent[3], 16) & 1:
                 return None
             context = self._context(parent[1], parent[2])
-        kind = self._trace.SpanKind.SERVER
+        kinds = self._trace.SpanKind
+        kind = kinds.CONSUMER if consumer else kinds.SERVER
         return _Span(self._trace, self._tracer, name, kind, context)
 
     def close(self) -> None:

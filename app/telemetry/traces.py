@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Final, Protocol
 
@@ -31,11 +33,43 @@ CURRENT: Final[ContextVar[Span | None]] = ContextVar("vitrine_span", default=Non
 
 
 class Tracer(Protocol):
-    def begin(self, name: str, headers: Mapping[str, str]) -> Span | None:
+    def begin(
+        self, name: str, headers: Mapping[str, str], *, consumer: bool = False
+    ) -> Span | None:
         """A span for a request, in the trace that `headers` carry (W3C traceparent); None where it
-        is not sampled, which is decided before anything is made. It is `CURRENT` until its end."""
+        is not sampled, which is decided before anything is made. It is `CURRENT` until its end.
+
+        Args:
+            consumer: of work that was left for later, by whom nobody waits for an answer.
+        """
         ...
 
     def close(self) -> None:
         """Exports what is left. Blocks: call it in a thread."""
         ...
+
+
+TRACEPARENT: Final = "traceparent"
+
+
+def carried() -> dict[str, str]:
+    """The header by which work that is left for later, or for others, continues the trace; empty
+    where this is none."""
+    span = CURRENT.get()
+    return {} if span is None else {TRACEPARENT: span.traceparent()}
+
+
+@contextmanager
+def spanned(name: str) -> Iterator[None]:
+    """What happens within, as a part of the work that is traced, if any is."""
+    span = CURRENT.get()
+    if span is None:
+        yield
+        return
+    began = time.perf_counter()
+    try:
+        yield
+    except BaseException as error:
+        span.child(name, time.perf_counter() - began, type(error).__name__)
+        raise
+    span.child(name, time.perf_counter() - began)
