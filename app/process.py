@@ -35,6 +35,7 @@ class ServingProcess:
 
     def __init__(self, container: Container, place: Place, also: Sequence[Operation] = ()) -> None:
         self._container = container
+        self._place = place
         self._waiting: dict[str, str] = {}  # for what the start waits, and why
         self._tasks: list[asyncio.Task[None]] = []
         self._started: list[Callable[[], Awaitable[object]]] = []  # how to close, in start's order
@@ -72,18 +73,6 @@ class ServingProcess:
             operations += handler.operations()
         for handler in container.admin_handlers():
             operations += container.rate_limit().limited(handler.operations())
-        # One of the workers writes for all.
-        self._embedded = (
-            EmbeddedMetrics(
-                place.metrics,
-                place.output,
-                settings.embedded_metrics,
-                "vitrine",
-                place.metrics_directory,
-            )
-            if settings.embedded_metrics and place.slot == 0
-            else None
-        )
         self._tracer = tracer_from_environment()
         self.application: web.Application = build(
             operations,
@@ -111,8 +100,9 @@ class ServingProcess:
         for part in (container.history_keeper(), container.tracker()):
             await part.start()
             self._started.append(part.close)
-        if self._embedded is not None:
-            self._run("embedded metrics", self._embedded.run())
+        cluster = container.settings().embedded_metrics
+        if cluster:
+            self._run("embedded metrics", self._embed(cluster))
         for name, run in (
             ("configuration", container.serving().run),
             ("catalogue", container.follower().run),
@@ -135,6 +125,15 @@ class ServingProcess:
         if self._tracer is not None:
             await asyncio.to_thread(self._tracer.close)
         self._started.clear()
+
+    async def _embed(self, cluster: str) -> None:
+        place = self._place
+        while place.slot is None:  # noqa: ASYNC110  # a spare: until it takes a dead one's place
+            await asyncio.sleep(1)
+        if place.slot == 0:  # one of the workers writes for all
+            await EmbeddedMetrics(
+                place.metrics, place.output, cluster, "vitrine", place.metrics_directory
+            ).run()
 
     async def _load_catalogue(self) -> None:
         # The configuration is known, so all merchants' sections are.

@@ -49,6 +49,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     host: str = "127.0.0.1"
     port: Port = 8000
     workers: Positive = 1
+    spare_worker: bool = True
+    """Whether one more server process is kept, with everything loaded, which serves as soon as one
+    of the others has died."""
     grace_seconds: Seconds = 20.0
     """How long requests that were begun may take when the server stops."""
     drain_seconds: Annotated[float, msgspec.Meta(ge=0)] = 0.0
@@ -94,6 +97,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """By what a new model must not be worse than the one that serves. Empty: it serves anyway."""
     gate_margin: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.1
     """By which share it may be worse."""
+    rule_gate: Literal["refuse", "warn", "off"] = "refuse"
+    """What becomes of a draft of rules with which recent requests' lists would carry less revenue,
+    or be empty: not published unless it is forced, published with that in the record, not asked."""
+    rule_gate_margin: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.2
+    """By which share they may carry less, and which share of them may be left empty."""
     strategy_memory_mib: Positive = 1024
     """How much memory a strategy in `process` mode may take, beside its artefact."""
     worker_metrics: Port = 0

@@ -1,4 +1,5 @@
-"""A service that the tests of `vitrine serve` run in real processes: `python THIS_FILE FOLDER N`.
+"""A service that the tests of `vitrine serve` run in real processes: `python THIS_FILE FOLDER N`,
+and `spare` where one is to be kept.
 
 It tells which process answers, and holds a request back until the test lets it go.
 """
@@ -70,8 +71,8 @@ class HeldService:
         return await self.pid(request)
 
 
-def main(folder: Path, workers: int) -> int:
-    settings = Settings(port=0, workers=workers, grace_seconds=30.0)
+def main(folder: Path, workers: int, *, spare: bool) -> int:
+    settings = Settings(port=0, workers=workers, grace_seconds=30.0, spare_worker=spare)
     return serve_forever(
         settings,
         lambda _settings, place: HeldService(folder, place),
@@ -80,4 +81,4 @@ def main(folder: Path, workers: int) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main(Path(sys.argv[1]), int(sys.argv[2])))
+    raise SystemExit(main(Path(sys.argv[1]), int(sys.argv[2]), spare=sys.argv[3:] == ["spare"]))

@@ -10,6 +10,7 @@ import signal
 import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 import uvloop
@@ -20,6 +21,12 @@ from app.telemetry.logs import get as get_log
 PATIENCE: Final = 2.0
 """Seconds that new connections wait, in the listening socket, for a process that is warming up
 where no other one serves. After them they are answered, with 503 where need be."""
+
+TAKE: Final = b"take "
+"""How a line begins that gives a spare its slot."""
+
+WORKER: Final = "vitrine-worker"
+SPARE: Final = "vitrine-spare"
 
 _log = get_log(__name__)
 
@@ -38,19 +45,31 @@ class Inherited:
 
     sockets: Sequence[socket.socket]  # one a slot
     parent: int  # reading end of a pipe that ends when the parent does
-    control: int  # reading end of the pipe through which `Doors` is told of the others
+    control: int  # reading end of the pipe by which `Doors` is told of the others and of its slot
     tell_ready: Callable[[], None]  # to be called once the service has started
 
 
 class Doors:
     """On which of the sockets this process accepts connections: once it is warm its own, and those
     of processes that cannot serve now (killed, or still warming up), so that nobody waits while
-    anyone can serve."""
+    anyone can serve. A spare opens none until it is given a slot.
 
-    def __init__(self, server: Server, sockets: Sequence[socket.socket], own: int) -> None:
+    Args:
+        opened: called once, when this process is warm and has a slot.
+    """
+
+    def __init__(
+        self,
+        server: Server,
+        sockets: Sequence[socket.socket],
+        place: Place,
+        opened: Callable[[], None],
+    ) -> None:
         self._server = server
         self._sockets = sockets
-        self._own = own
+        self._place = place
+        self._opened = opened
+        self._told = False  # `opened` was called
         self._open: dict[int, asyncio.Server] = {}
         self._deserted: frozenset[int] = frozenset()
         self._others_serve = False
@@ -67,26 +86,43 @@ class Doors:
         self._changed.set()
 
     def hear(self, control: int) -> None:
-        """The parent tells, a line each time: the slots of which no process is ready."""
+        """The parent tells, a line each time: the slots of which no process is ready; or `TAKE` and
+        the slot that is this process' from now on."""
         *lines, self._rest = (self._rest + os.read(control, 4096)).split(b"\n")
-        if lines:
-            self._deserted = frozenset(int(slot) for slot in lines[-1].split())
-            self._others_serve = len(self._deserted) < len(self._sockets)
-            self._changed.set()
+        for line in lines:
+            if line.startswith(TAKE):
+                self._place.slot = int(line.removeprefix(TAKE))
+                name_process(spare=False)
+            else:
+                self._deserted = frozenset(int(slot) for slot in line.split())
+                self._others_serve = len(self._deserted) < len(self._sockets)
+        self._changed.set()
 
     async def run(self) -> None:
         """Opens and closes, until it is cancelled."""
         while True:
             await self._changed.wait()
             self._changed.clear()
+            own = self._place.slot
+            if own is None:
+                continue
             if self._warm:
-                wanted = {self._own, *self._deserted}
+                wanted = {own, *self._deserted}
             else:
-                wanted = {self._own} if self._impatient and not self._others_serve else set()
+                wanted = {own} if self._impatient and not self._others_serve else set()
             for slot in self._open.keys() - wanted:
                 self._open.pop(slot).close()
             for slot in wanted - self._open.keys():
                 self._open[slot] = await self._server.listen(self._sockets[slot].dup())
+            if self._warm and not self._told:
+                self._told = True
+                self._opened()
+
+
+def name_process(*, spare: bool) -> None:
+    """What `ps` and `top` show beside the command, where the system can (Linux)."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/comm").write_text(SPARE if spare else WORKER)
 
 
 def run(
@@ -108,6 +144,7 @@ async def _serve(
     inherited: Inherited,
     stopping: Stopping,
 ) -> int:
+    name_process(spare=place.slot is None)
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, stop.set)
@@ -119,7 +156,12 @@ async def _serve(
     service.readiness.warm = False
     server = Server(service.application, service.limits)
     await server.start()
-    doors = Doors(server, inherited.sockets, place.slot)
+
+    def opened() -> None:
+        place.metrics.ready.set(1)
+        _log.info("serving", slot=place.slot)
+
+    doors = Doors(server, inherited.sockets, place, opened)
     opening = asyncio.ensure_future(doors.run())
     loop.add_reader(inherited.control, doors.hear, inherited.control)
     loop.call_later(PATIENCE, doors.impatient)
@@ -134,10 +176,8 @@ async def _serve(
         gc.collect()
         gc.freeze()  # what lives as long as the process is not looked through again
         service.readiness.warm = True
-        place.metrics.ready.set(1)
         doors.warm()
         inherited.tell_ready()
-        _log.info("serving", slot=place.slot)
         await asked
     loop.remove_reader(inherited.parent)
     loop.remove_reader(inherited.control)

@@ -46,5 +46,11 @@ def serve_forever(
             output.close()
 
     return Supervisor(
-        body, settings.workers, settings.host, settings.port, stopping, on_ready
+        body,
+        settings.workers,
+        settings.host,
+        settings.port,
+        stopping,
+        on_ready,
+        spare=settings.spare_worker,
     ).run()

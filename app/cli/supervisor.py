@@ -5,12 +5,18 @@ them open: connections that wait in the socket of a worker that was killed are s
 workers, which are told of it, until its successor is warm; none is refused. It starts no thread and
 no event loop, so that forking it is safe; workers share the memory of everything that was imported
 before.
+
+A spare is a worker that has loaded everything and has no slot. It takes the one of a worker that
+died, at once, whatever loading takes; the next spare is started then. It costs a worker's memory
+and no socket. (A snapshot of the catalogue in files would quicken its part of a start only, and be
+one more copy to keep true; models, rules and connections would still have to be made.)
 """
 
 from __future__ import annotations
 
 import contextlib
 import gc
+import itertools
 import os
 import selectors
 import signal
@@ -24,7 +30,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Final
 
-from app.cli.server_process import Inherited, Stopping
+from app.cli.server_process import TAKE, Inherited, Stopping
 from app.http.server import listening_socket
 from app.telemetry import metrics
 from app.telemetry.logs import get as get_log
@@ -54,7 +60,7 @@ Body = Callable[["Worker"], int]
 class Worker:
     """One worker process; in itself, what it inherits."""
 
-    slot: int  # its place on the port: which listening socket
+    slot: int | None  # its place on the port: which listening socket; None: a spare
     files: int  # its place among the metrics' files
     inherited: Inherited
     metrics_directory: Path
@@ -88,6 +94,7 @@ class Supervisor:
     port: int  # 0: a free one
     stopping: Stopping = field(default_factory=Stopping)
     on_ready: Callable[[str], None] = lambda _url: None  # once, when all workers are ready first
+    spare: bool = False  # whether one is kept
 
     _slots: list[_Slot] = field(default_factory=list)
     _selector: selectors.BaseSelector = field(default_factory=selectors.DefaultSelector)
@@ -97,8 +104,12 @@ class Supervisor:
     _asked: bool = False  # to stop
     _killing: bool = False  # asked again, by somebody who waits at a terminal
     _rolling: list[int] = field(default_factory=list)  # slots that are still to be replaced
+    _renewed: bool = True  # the spare is not of before the last rolling restart
     _gave_up: bool = False
     _deserted: tuple[int, ...] | None = None  # slots without a ready worker, as workers were told
+    _spare: Worker | None = None
+    _spare_failures: int = 0
+    _spare_at: float = 0.0  # monotonic
 
     def run(self) -> int:
         """Serve until told to stop. Returns an `Exit`."""
@@ -151,6 +162,7 @@ class Supervisor:
                 self._asked = True
             elif number == signal.SIGUSR1:
                 self._rolling = list(range(len(self._slots)))
+                self._renewed = False
 
         before = {number: signal.signal(number, received) for number in _SIGNALS}
         descriptor = signal.set_wakeup_fd(writing.fileno(), warn_on_full_buffer=False)
@@ -182,20 +194,37 @@ class Supervisor:
         """Seconds until something is due without a signal or a byte."""
         due = [slot.start_at for slot in self._slots if slot.worker is None]
         due += [worker.stopping for worker in self._all() if worker.stopping is not None]
+        if self.spare and self._spare is None and self._spare_at > now:
+            due.append(self._spare_at)
         return max(0.01, min(due) - now) if due else 60.0
 
     def _all(self) -> list[Worker]:
-        return [
-            worker
-            for slot in self._slots
-            for worker in (slot.worker, slot.successor)
-            if worker is not None
-        ]
+        placed = [worker for slot in self._slots for worker in (slot.worker, slot.successor)]
+        return [worker for worker in (*placed, self._spare) if worker is not None]
 
     def _fill(self, now: float) -> None:
         for number, slot in enumerate(self._slots):
-            if slot.worker is None and now >= slot.start_at:
+            if slot.worker is not None:
+                continue
+            spare = self._spare
+            if spare is not None and spare.stopping is None:
+                self._spare, slot.worker, spare.slot = None, spare, number
+                _log.info("spare_serves", slot=number, worker=spare.pid)
+                _write(spare.control, TAKE + b"%d\n" % number)
+                self._tell_all()
+            elif now >= slot.start_at:
                 slot.worker = self._start(number)
+        if not self.spare:
+            return
+        if not self._renewed and self._spare is not None:
+            if self._spare.stopping is None:
+                self._terminate(self._spare, now)
+            return
+        self._renewed = True
+        # Not beside a start that somebody waits for.
+        calm = not self._rolling and all(s.worker and s.worker.ready for s in self._slots)
+        if calm and self._spare is None and now >= self._spare_at:
+            self._spare = self._start(None)
 
     def _roll(self, now: float) -> None:
         """One step of a rolling restart: successor, then the old one's end, then the next slot."""
@@ -214,11 +243,10 @@ class Supervisor:
                 self._terminate(slot.worker, now)
                 return
 
-    def _start(self, number: int) -> Worker:
-        slot = self._slots[number]
-        files = number
-        if slot.worker is not None and slot.worker.files == number:
-            files += len(self._slots)  # beside the one that it is to replace
+    def _start(self, number: int | None) -> Worker:
+        """A process for a slot, or a spare."""
+        taken = {worker.files for worker in self._all()}
+        files = next(free for free in itertools.count() if free not in taken)
         status, telling = os.pipe()
         hearing, control = os.pipe()
         inherited = Inherited(
@@ -289,6 +317,10 @@ class Supervisor:
             self._selector.unregister(worker.status)  # it ends; SIGCHLD tells how
             return
         worker.ready = True
+        if worker.slot is None:
+            self._spare_failures = 0
+            _log.info("spare_ready", worker=worker.pid)
+            return
         self._slots[worker.slot].failures = 0
         self._tell_all()
         if not self._announced and all(s.worker and s.worker.ready for s in self._slots):
@@ -311,10 +343,16 @@ class Supervisor:
         os.close(worker.status)
         os.close(worker.control)
         metrics.forget(self._directory, worker.files)
-        slot = self._slots[worker.slot]
         expected = worker.stopping is not None
         if not expected:
             _log.error("worker_ended", slot=worker.slot, worker=worker.pid, code=code)
+        if worker.slot is None:
+            self._spare = None
+            if not (worker.ready or expected):
+                self._spare_failures += 1
+                self._spare_at = _later(self._spare_failures)
+            return
+        slot = self._slots[worker.slot]
         if slot.successor is worker:
             slot.successor = None
             if self._rolling and not expected:
@@ -328,7 +366,7 @@ class Supervisor:
         if worker.ready or expected:
             return
         slot.failures += 1
-        slot.start_at = time.monotonic() + min(LONGEST_PAUSE, 0.05 * 2**slot.failures)
+        slot.start_at = _later(slot.failures)
         if slot.failures >= START_FAILURES and not any(w.ready for w in self._all()):
             _log.error("gave_up", failures=slot.failures)
             self._gave_up = True
@@ -353,6 +391,11 @@ class Supervisor:
     def _signal(self, worker: Worker, number: signal.Signals) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.kill(worker.pid, number)
+
+
+def _later(failures: int) -> float:
+    """When what failed to start so often in a row is tried again."""
+    return time.monotonic() + min(LONGEST_PAUSE, 0.05 * 2.0**failures)
 
 
 def _write(descriptor: int, line: bytes) -> None:

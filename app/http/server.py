@@ -48,14 +48,14 @@ class Limits:
     admission: Admission | None = None  # None: everybody is let in
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Place:
     """Where a service runs: one of several processes that share a port and their metrics."""
 
     output: Output  # where log lines go
     metrics: Metrics
     metrics_directory: Path | None = None  # shared by all workers; None: there is only this one
-    slot: int = 0  # which of the workers
+    slot: int | None = 0  # which of the workers; None: a spare, until it is given one
 
 
 class Service(Protocol):

@@ -23,12 +23,12 @@ PATIENCE = 60.0  # seconds after which something that must happen has failed to
 
 
 class Running:
-    def __init__(self, folder: Path, workers: int) -> None:
+    def __init__(self, folder: Path, workers: int, *more: str) -> None:
         self.folder = folder
         self.log = folder / "log"
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "tests.serving_process", str(folder), str(workers)],
+                [sys.executable, "-m", "tests.serving_process", str(folder), str(workers), *more],
                 cwd=ROOT,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -83,11 +83,11 @@ class Running:
 
 
 @pytest.fixture
-def start(tmp_path: Path) -> Iterator[Callable[[int], Running]]:
+def start(tmp_path: Path) -> Iterator[Callable[..., Running]]:
     started: list[Running] = []
 
-    def start(workers: int) -> Running:
-        started.append(Running(tmp_path, workers))
+    def start(workers: int, *more: str) -> Running:
+        started.append(Running(tmp_path, workers, *more))
         return started[-1]
 
     yield start
@@ -149,6 +149,36 @@ def test_others_serve_for_a_killed_worker_until_its_successor_is_warm(
     again = running.spread(2)
     assert other in again
     assert killed not in again
+    assert running.stop() == 0
+
+
+def test_a_spare_takes_the_place_of_a_killed_worker_whatever_starting_takes(
+    start: Callable[..., Running], tmp_path: Path
+) -> None:
+    running = start(1, "spare")
+    first = int(running.get("/pid")[1])
+    running.until(lambda: len(running.events("worker_started")) == 2)
+    (spare,) = running.pids() - {first}
+    assert {running.get("/pid") for _ in range(10)} == {(200, str(first))}
+    running.until(lambda: running.events("spare_ready"))
+    (tmp_path / "hold_start").touch()  # what is started from now on is never ready
+    os.kill(first, signal.SIGKILL)
+    assert running.get("/pid") == (200, str(spare))
+    assert [line["worker"] for line in running.events("spare_serves")] == [spare]
+    assert "vitrine_workers_ready 1.0" in running.get("/metrics")[1]
+    running.until(lambda: len(running.events("worker_started")) == 3)  # the next spare
+    assert running.stop() == 0
+
+
+def test_a_restart_renews_the_spare_too(start: Callable[..., Running]) -> None:
+    running = start(1, "spare")
+    running.until(lambda: running.events("spare_ready"))
+    before = running.pids()
+    running.process.send_signal(signal.SIGUSR1)
+    running.until(lambda: len(running.events("spare_ready")) == 2)
+    assert running.get("/pid")[1] not in map(str, before)
+    running.until(lambda: not any(_alive(pid) for pid in before))
+    assert running.events("worker_ended") == []
     assert running.stop() == 0
 
 
