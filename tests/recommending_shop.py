@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
-from aiohttp.test_utils import TestServer
+from aiohttp import web
 
 from app.domain.catalogue import DEFAULT_SECTION, ItemFeatures, ItemId, Section, Variation
 from app.domain.configuration import MerchantConfiguration, PublishedModel
@@ -25,6 +25,7 @@ from app.domain.pod import Pod, RunMode, StrategyConfiguration
 from app.domain.rendered import RenderedItems
 from app.http.application import build
 from app.http.health import Readiness
+from app.http.server import Limits, Server, listening_socket
 from app.http.storefront import Storefront, result_ids
 from app.plugins.runner import StrategyRunner
 from app.services.recommend import Recommend, ServedSample
@@ -33,6 +34,7 @@ from app.services.shopper_history import Histories, HistoryReader
 from app.services.showing import FeatureReader
 from app.telemetry.metrics import Metrics
 from app.telemetry.output import Output
+from app.telemetry.traces import Tracer
 from vitrine_sdk import NO_CANDIDATES, Candidates, Context, EventType, Needs
 
 SHOP = MerchantId("shop")
@@ -241,6 +243,7 @@ class RecommendingShop:
         self.history = History()
         self.samples = Samples()
         self.metrics = Metrics()
+        self.readiness = Readiness()
         self.serving = Serving(self.published, self.published, self.indexes)
         self.runner = StrategyRunner(self.metrics, **(runner_options or {}))
         self.histories = Histories(history_reader or self.history)
@@ -313,20 +316,39 @@ class RecommendingShop:
         self.index.apply([self.index.prepare(items, gone)], self.index.version + 1)
 
     @asynccontextmanager
-    async def serve(self, directory: Path) -> AsyncIterator[str]:
+    async def serve(
+        self, directory: Path, *, limits: Limits | None = None, tracer: Tracer | None = None
+    ) -> AsyncIterator[str]:
         """The URL of the shop's server; its log is written below `directory`."""
         await self.serving.refresh()
+        limits = limits or Limits()
         with (directory / "log").open("wb") as log:
             application = build(
                 Storefront(self.serving, self.service, result_ids()).operations(),
                 authenticator=self.serving,
                 origins=self.serving,
-                readiness=Readiness(),
+                readiness=self.readiness,
                 metrics=self.metrics,
                 output=Output(log.fileno()),
+                limits=limits,
+                tracer=tracer,
             )
-            async with TestServer(application) as server:
-                yield str(server.make_url("/")).rstrip("/")
+            async with running(application, limits) as url:
+                yield url
+
+
+@asynccontextmanager
+async def running(application: web.Application, limits: Limits) -> AsyncIterator[str]:
+    """The URL of a server of an application, as a worker runs it."""
+    server = Server(application, limits)
+    await server.start()
+    listening = listening_socket("127.0.0.1", 0)
+    port = listening.getsockname()[1]
+    await server.listen(listening)
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        await server.stop(0.0)
 
 
 def result_item_ids(answer: Mapping[str, Any]) -> list[str]:

@@ -10,6 +10,7 @@ from aiohttp import hdrs, web
 
 from app.domain.merchant import Role
 from app.http.caller import Authenticator
+from app.http.direct import DIRECT, Direct
 from app.http.health import Readiness
 from app.http.middleware import Origins, Surroundings, preflight, request_ids, surround
 from app.http.openapi import DocumentHandler
@@ -56,7 +57,10 @@ def build(
     application = web.Application(client_max_size=limits.body_bytes)
     router = application.router
     storefront: dict[str, set[str]] = defaultdict(set)
+    direct = application[DIRECT] = Direct()
     for operation in operations:
+        if operation.direct is not None:
+            direct.add(operation, operation.direct, around)
         handler = surround(operation, around)
         for path in (operation.path, *operation.aliases):
             router.add_route(operation.method, path, handler)

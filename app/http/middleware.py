@@ -40,7 +40,7 @@ LINE: Final = web.RequestKey("line", CanonicalLine)
 TOLD: Final = web.RequestKey("told", dict[str, str])
 """Headers that the answer gets, whatever it is: a refusal, too."""
 
-_valid_id = re.compile(r"[A-Za-z0-9_.:\-]{1,128}\Z").match
+valid_id = re.compile(r"[A-Za-z0-9_.:\-]{1,128}\Z").match
 _log = get_log(__name__)
 
 PROBLEMS: Final = {
@@ -107,7 +107,7 @@ def surround(operation: Operation, around: Surroundings) -> Handler:
     async def serve(request: web.Request) -> web.StreamResponse:
         started = time.perf_counter()
         request_id = request.headers.get(REQUEST_ID)
-        if request_id is None or _valid_id(request_id) is None:
+        if request_id is None or valid_id(request_id) is None:
             request_id = new_id()
         line = request[LINE] = CanonicalLine(request_id)
         span = None if tracer is None else tracer.begin(name, request.headers)
@@ -121,14 +121,16 @@ def surround(operation: Operation, around: Surroundings) -> Handler:
             response = await handle(request)
             status = response.status
         except (errors.VitrineError, web.HTTPException, web.RequestPayloadError) as error:
-            response = _refusal(error, request_id)
+            response = refusal(error, request_id)
             status = response.status
         except ConnectionError:
             raise
         except Exception as error:  # noqa: BLE001  # its stack is logged
             failure, status = error, 500
             count_defect()
-            response = _defect(request, name, request_id, error)
+            response = defect(name, request_id, error)
+            if request.writer.output_size and request.transport is not None:
+                request.transport.abort()  # half an answer is out: only a cut tells that it failed
         finally:
             seconds = time.perf_counter() - started
             record(status, seconds)
@@ -180,7 +182,7 @@ def _admission(
                     _let_in(admission, request)
             origin = request.headers.get(hdrs.ORIGIN)
             if origin is not None:
-                _check_origin(origin, request, origins)
+                check_origin(origin, request.query.get("key"), origins)
         if limit is not None:
             length = request.content_length
             if length is not None and length > limit:
@@ -213,7 +215,7 @@ def _allow_origin(request: web.Request, headers: CIMultiDict[str]) -> None:
     origin = request.headers.get(hdrs.ORIGIN)
     if origin is not None:
         headers[hdrs.ACCESS_CONTROL_ALLOW_ORIGIN] = origin
-        headers[hdrs.ACCESS_CONTROL_EXPOSE_HEADERS] = f"{REQUEST_ID}, Retry-After, Vitrine-Degraded"
+        headers[hdrs.ACCESS_CONTROL_EXPOSE_HEADERS] = EXPOSED
         headers.add(hdrs.VARY, hdrs.ORIGIN)
 
 
@@ -223,7 +225,7 @@ def preflight(methods: Sequence[str], around: Surroundings) -> Handler:
 
     async def answer(request: web.Request) -> web.StreamResponse:
         origin = request.headers.get(hdrs.ORIGIN, "*")
-        _check_origin(origin, request, around.origins)
+        check_origin(origin, request.query.get("key"), around.origins)
         return web.Response(
             status=204,
             headers={
@@ -238,7 +240,7 @@ def preflight(methods: Sequence[str], around: Surroundings) -> Handler:
     return answer
 
 
-def _refusal(error: Exception, request_id: str) -> web.Response:
+def refusal(error: Exception, request_id: str) -> web.Response:
     """The problem that an expected error becomes. aiohttp's own text is not passed on."""
     if isinstance(error, errors.VitrineError):
         return from_error(error, request_id)
@@ -253,10 +255,9 @@ def _refusal(error: Exception, request_id: str) -> web.Response:
     return response
 
 
-def _defect(request: web.Request, name: str, request_id: str, error: Exception) -> web.Response:
+def defect(name: str, request_id: str, error: Exception) -> web.Response:
+    """The answer where a handler failed. Logs why."""
     _log.error("request_failed", request_id=request_id, route=name, exc_info=error)
-    if request.writer.output_size and request.transport is not None:
-        request.transport.abort()  # half an answer is out: only a cut tells that it failed
     return _problem(500, request_id)
 
 
@@ -272,8 +273,11 @@ def _problem(status: int, request_id: str | None) -> web.Response:
     return problem(status, title, detail, request_id=request_id)
 
 
-def _check_origin(origin: str, request: web.Request, origins: Origins) -> None:
-    key = request.query.get("key")
+def check_origin(origin: str, key: str | None, origins: Origins) -> None:
+    """
+    Raises:
+        Forbidden: the key may not be used by pages of the origin.
+    """
     if key is None:
         return
     allowed = origins.allowed_origins(key)

@@ -6,15 +6,61 @@ import enum
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple, Protocol
 
 from aiohttp import web
 
 from app.domain.merchant import Role
+from app.telemetry.logs import CanonicalLine
 
 _PART = re.compile(r"\{(\w+):[^{}]*(?:\{[^{}]*\}[^{}]*)*\}")
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+Headers = tuple[tuple[str, str], ...]
+
+
+class Asked:
+    """A request to an operation whose path ends in a parameter."""
+
+    __slots__ = ("body", "headers", "last", "line", "query", "understood")
+
+    def __init__(
+        self, last: str, query: str, headers: Mapping[str, str], body: bytes, line: CanonicalLine
+    ) -> None:
+        self.last = last  # the path's last part
+        self.query = query  # as it came, without "?"
+        self.headers = headers
+        self.body = body
+        self.line = line  # for the handler to fill in
+        self.understood: Any = None  # what the handler's `now` leaves to its `later`
+
+
+class Sent(NamedTuple):
+    """An answer. `headers` are few different ones: their bytes are kept."""
+
+    body: bytes
+    headers: Headers
+    status: int = 200
+
+
+class DirectHandler(Protocol):
+    """See `app.http.direct`. What its methods raise becomes an answer as from any handler."""
+
+    plain_problems: bool  # refusals are application/json
+
+    def declines(self, query: str) -> bool:
+        """Whether a request takes more than `Asked` has: then it takes aiohttp's own way."""
+        ...
+
+    def now(self, asked: Asked) -> Sent | None:
+        """The answer, without waiting; None: it has to be waited for."""
+        ...
+
+    async def later(self, asked: Asked) -> Sent:
+        """The answer, after `now` had none."""
+        ...
 
 
 class Security(enum.Enum):
@@ -55,6 +101,7 @@ class Operation:
     aliases: tuple[str, ...] = ()
     """Further paths, undocumented: how a client spells this one that escapes its slashes."""
     response_media_type: str = "application/json"  # of the answers that are no problem
+    direct: DirectHandler | None = None  # answers the same without aiohttp's request and response
     plain_problems: bool = False  # refusals of its own are application/json: its clients read that
 
     @property

@@ -8,22 +8,29 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 from aiohttp.web_protocol import RequestHandler
 
 from app.http.admission import REFUSAL, Admission
+from app.http.direct import DIRECT, Direct
 from app.http.health import Readiness
 from app.http.middleware import refused
 from app.telemetry.logs import get as get_log
 from app.telemetry.metrics import Metrics
 from app.telemetry.output import Output
 
+if TYPE_CHECKING:
+    from aiohttp import StreamReader
+    from aiohttp.http_parser import RawRequestMessage
+
 BACKLOG: Final = 4096
+MOST_HELD: Final = 64 * 1024  # bytes that came before the answer to what was asked before
 IDLE_SECONDS: Final = (
     75.0  # longer than load balancers keep a connection (60 s), so that they close first
 )
@@ -109,22 +116,44 @@ class _Protocol(RequestHandler):
     stranger could fill it.
 
     aiohttp closes idle connections and bounds what is pipelined. Here are, besides: the cheap
-    refusal of requests while there are too many, and the end of clients that make no progress.
+    refusal of requests while there are too many, the end of clients that make no progress, and the
+    short way of `app.http.direct`. While an answer of that is on its way, what comes is held back.
     """
 
     __slots__ = (
         "_admission",
         "_bytes",
         "_clean",
+        "_closes",
+        "_direct",
         "_full",
+        "_held",
+        "_held_back",
+        "_pending",
         "_progress",
         "_since",
+        "_took",
         "_unfinished",
         "let_in",
     )
 
-    def __init__(self, *args: Any, admission: Admission | None, full: bool, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        admission: Admission | None,
+        full: bool,
+        direct: Direct | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(*args, **kwargs)
+        if direct is not None and self._parser is not None:
+            self._parser = cast(Any, _Watched(self._parser, self._take))
+        self._direct = direct
+        self._pending: asyncio.Task[None] | None = None  # a direct answer is on its way
+        self._held: list[bytes] = []  # what came meanwhile
+        self._held_back = False  # reading is paused for it
+        self._closes = False  # after it
+        self._took = False  # the last thing that the parser got was a request that was taken
         self._admission = admission
         self._full = full  # one connection too many
         self._bytes = 0  # received
@@ -148,6 +177,12 @@ class _Protocol(RequestHandler):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        if self._pending is not None:
+            self._held.append(data)
+            if not self._held_back and sum(map(len, self._held)) >= MOST_HELD:
+                self._held_back = True
+                self._pause_transport_reading()
+            return
         admission = self._admission
         if admission is not None and admission.share:
             whole = data.startswith(b"GET /recommendations/") and data.find(_END) == len(data) - 4
@@ -160,14 +195,87 @@ class _Protocol(RequestHandler):
         elif self._clean:
             self._clean = False
         self._bytes += len(data)
+        self._took = False
         super().data_received(data)
-        self._unfinished = self._waits and bool(data)
+        self._unfinished = self._waits and bool(data) and not self._took
 
     @property
     def _waits(self) -> bool:
         """No request is under way."""
         waiter = self._waiter
         return waiter is not None and not waiter.done()
+
+    # The short way
+
+    def _take(self, message: RawRequestMessage, payload: StreamReader) -> bool:
+        """Whether a request that the parser has just made whole is answered here."""
+        if (
+            message.should_close
+            or message.version != HttpVersion11
+            or message.compression
+            or self._paused
+            or self._messages
+            or self._close
+            or not self._waits
+            or not payload.is_eof()
+        ):
+            return False
+        direct, transport = self._direct, self.transport
+        if direct is None or transport is None or transport.is_closing():
+            return False
+        answer = direct.answer(message, payload, self.let_in)
+        if answer is None:
+            return False
+        self.let_in = False
+        self._took = True
+        self._keep_open()
+        if isinstance(answer, bytes):
+            transport.write(answer)
+        else:
+            self._pending = self._loop.create_task(self._await(answer))
+        return True
+
+    def _keep_open(self) -> None:
+        """As aiohttp after each of its answers."""
+        self._keepalive = True
+        close_time = self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
+        if self._keepalive_handle is None:
+            self._keepalive_handle = self._loop.call_at(close_time, self._process_keepalive)
+
+    async def _await(self, coming: Coroutine[Any, Any, bytes]) -> None:
+        try:
+            answer = await coming
+        finally:
+            self._pending = None
+        if self.transport is None or self.transport.is_closing():
+            return  # the client is gone
+        self._keep_open()
+        self.transport.write(answer)
+        if self._closes:
+            self.close()
+            return
+        held, self._held = b"".join(self._held), []
+        if self._held_back:
+            self._held_back = False
+            self._read_again()
+        if held:
+            self.data_received(held)
+
+    def close(self) -> None:
+        if self._pending is not None:
+            self._closes = True
+            return
+        super().close()
+
+    async def shutdown(self, timeout: float | None = 15.0) -> None:
+        pending = self._pending
+        if pending is not None:
+            self._closes = True
+            await asyncio.wait((pending,), timeout=timeout)
+            pending.cancel()
+        await super().shutdown(timeout)
+
+    # Refusing
 
     def _refuse(self, admission: Admission) -> None:
         transport = self.transport
@@ -223,12 +331,37 @@ class _Protocol(RequestHandler):
         return response
 
 
+class _Watched:
+    """aiohttp's parser, which shows each request that came alone before it is queued."""
+
+    __slots__ = ("_feed", "_parser", "_take", "message_consumed")
+
+    def __init__(
+        self, parser: Any, take: Callable[[RawRequestMessage, StreamReader], bool]
+    ) -> None:
+        self._parser = parser
+        self._feed = parser.feed_data
+        self._take = take
+        self.message_consumed = parser.message_consumed
+
+    def feed_data(self, data: bytes) -> tuple[Any, bool, bytes]:
+        messages, upgraded, tail = self._feed(data)
+        if len(messages) == 1 and not upgraded and self._take(*messages[0]):
+            self.message_consumed()
+            return (), upgraded, tail
+        return messages, upgraded, tail
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._parser, name)
+
+
 class Server:
     """Serves `application`. `start`, then `listen`; `stop` lets what was begun come to its end."""
 
     def __init__(self, application: web.Application, limits: Limits | None = None) -> None:
         limits = limits or Limits()
         self._runner = web.AppRunner(application, handle_signals=False)
+        self._direct = application.get(DIRECT)
         self._limits = limits
         self._looking: asyncio.Task[None] | None = None
         self._arguments = {
@@ -261,22 +394,23 @@ class Server:
         is returned is closed. Where another process has the socket too, connections that wait in
         it then are that one's."""
         loop = asyncio.get_running_loop()
+        listener = await loop.create_server(self.connection, sock=listening, backlog=BACKLOG)
+        self._listeners.append(listener)
+        return listener
+
+    def connection(self) -> asyncio.Protocol:
+        """What answers on one connection."""
         server = self._runner.server
         if server is None:
             raise RuntimeError("the server is not started")
-
-        def connection() -> _Protocol:
-            return _Protocol(
-                server,
-                loop=loop,
-                admission=self._limits.admission,
-                full=len(server.connections) >= self._limits.connections,
-                **self._arguments,
-            )
-
-        listener = await loop.create_server(connection, sock=listening, backlog=BACKLOG)
-        self._listeners.append(listener)
-        return listener
+        return _Protocol(
+            server,
+            loop=asyncio.get_running_loop(),
+            admission=self._limits.admission,
+            full=len(server.connections) >= self._limits.connections,
+            direct=self._direct,
+            **self._arguments,
+        )
 
     @property
     def connections(self) -> int:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import itertools
 import secrets
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, cast
 
 import msgspec
 from aiohttp import hdrs, web
+from multidict import CIMultiDict
 
 from app.domain.event import Shopper
 from app.domain.explanation import Explanation
@@ -17,15 +18,20 @@ from app.domain.recommendation import RecommendationRequest
 from app.http.explanations import PARAMETERS as EXPLAIN_PARAMETERS
 from app.http.explanations import Explanations
 from app.http.middleware import canonical
-from app.http.operation import Operation, Parameter, Security
+from app.http.operation import Asked, Headers, Operation, Parameter, Security, Sent
 from app.http.storefront_query import PodQuery
+from app.services.answer import Answer
 from app.services.recommend import Recommend
 from app.services.serving import Serving
+from app.services.snapshot import ServingSnapshot
 
 DEGRADED: Final = "Vitrine-Degraded"
 
-_JSON: Final = "application/json; charset=utf-8"
-_NOT_CACHED: Final = "private, no-store"  # an answer is one shopper's, and its result id one view's
+_HEADERS: Final[Headers] = (
+    (hdrs.CONTENT_TYPE, "application/json; charset=utf-8"),
+    # An answer is one shopper's, and its result id one view's.
+    (hdrs.CACHE_CONTROL, "private, no-store"),
+)
 
 
 class ResultStrategy(msgspec.Struct):
@@ -87,6 +93,8 @@ class Storefront:
         explanations: answers `explain=true`; None: nobody does.
     """
 
+    plain_problems = False
+
     def __init__(
         self,
         serving: Serving,
@@ -108,6 +116,7 @@ class Storefront:
                 "storefront",
                 "Recommendations for a pod",
                 self.recommend,
+                direct=self,
                 security=Security.KEY,
                 parameters=(*_PARAMETERS, *EXPLAIN_PARAMETERS),
                 responses={200: RecommendationAnswer},
@@ -119,39 +128,65 @@ class Storefront:
         )
 
     async def recommend(self, request: web.Request) -> web.Response:
+        """What `now` and `later` answer, by aiohttp's own way; and explanations."""
         raw = request.raw_path.partition("?")[2]
-        query = PodQuery(raw)
         pod_id = request.match_info["pod_id"]
-        line = canonical(request)
-        snapshot = self._serving.snapshot(query.key)
-        line.merchant = snapshot.merchant
-        if pod_id in snapshot.pods:  # what a client made up is not logged
-            line.pod = pod_id
-        if "explain=" in raw and self._explanations is not None:
-            explained = await self._explanations.answer(
+        asked = Asked(pod_id, raw, request.headers, b"", canonical(request))
+        if self.declines(raw):
+            snapshot, query = self._understand(asked)
+            explained = await cast(Explanations, self._explanations).answer(
                 request, snapshot, query.request(pod_id), self._new_id()
             )
             if explained is not None:
                 return explained
-        answer = self._service.prepared(snapshot, pod_id, query.dependence)
+        sent = self.now(asked) or await self.later(asked)
+        return web.Response(body=sent.body, headers=CIMultiDict(sent.headers))
+
+    def declines(self, query: str) -> bool:
+        """See `app.http.operation.DirectHandler`."""
+        return "explain=" in query and self._explanations is not None
+
+    def now(self, asked: Asked) -> Sent | None:
+        """A list that is ready."""
+        snapshot, query = self._understand(asked)
+        answer = self._service.prepared(snapshot, asked.last, query.dependence)
         if answer is None:
-            answer = await self._service.recommend(
-                snapshot, query.request(pod_id), dependence=query.dependence
-            )
+            asked.understood = snapshot, query
+            return None
+        return self._sent(asked, snapshot, query, answer)
+
+    async def later(self, asked: Asked) -> Sent:
+        snapshot, query = asked.understood
+        answer = await self._service.recommend(
+            snapshot, query.request(asked.last), dependence=query.dependence
+        )
+        return self._sent(asked, snapshot, query, answer)
+
+    def _understand(self, asked: Asked) -> tuple[ServingSnapshot, PodQuery]:
+        query = PodQuery(asked.query)
+        snapshot = self._serving.snapshot(query.key)
+        line = asked.line
+        line.merchant = snapshot.merchant
+        if asked.last in snapshot.pods:  # what a client made up is not logged
+            line.pod = asked.last
+        return snapshot, query
+
+    def _sent(
+        self, asked: Asked, snapshot: ServingSnapshot, query: PodQuery, answer: Answer
+    ) -> Sent:
         result_id = self._new_id()
+        line = asked.line
+        headers = _HEADERS
         line.strategy = answer.strategy
         line.fallback = answer.fallback
-        headers: dict[str, str] = {hdrs.CONTENT_TYPE: _JSON, hdrs.CACHE_CONTROL: _NOT_CACHED}
         if answer.degraded:
-            line.degraded = headers[DEGRADED] = ",".join(answer.degraded)
+            line.degraded = ",".join(answer.degraded)
+            headers = (*headers, (DEGRADED, line.degraded))
+        pod_id = asked.last
         self._service.sample(
-            snapshot,
-            pod_id,
-            result_id,
-            answer,
-            lambda: replayable(query.request(pod_id)),
+            snapshot, pod_id, result_id, answer, lambda: replayable(query.request(pod_id))
         )
-        return web.Response(body=answer.body(result_id), headers=headers)
+        return Sent(answer.body(result_id), headers)
 
 
 def replayable(request: RecommendationRequest) -> dict[str, Any]:
