@@ -28,7 +28,7 @@ from peers.bare import fixed
 from serve_without import without
 from shop import Shop, prepared, stores
 
-from app.http.server import Place
+from app.http.server import Place, Server
 from app.process import ServingProcess, build_service
 from app.telemetry import logs
 from app.telemetry.metrics import Metrics
@@ -127,13 +127,6 @@ def raw(path: Path, most: int) -> list[bytes]:
     return made
 
 
-async def protocol_of(application: web.Application) -> tuple[Any, web.AppRunner]:
-    runner = web.AppRunner(application, access_log=None)
-    await runner.setup()
-    assert runner.server is not None
-    return runner.server(), runner
-
-
 async def measure(
     settings: Any, shop: Shop, batches: int, only: Sequence[str], profile: Path | None
 ) -> dict[str, float]:
@@ -156,16 +149,16 @@ async def measure(
             "page": ("page", 90_000),
             "tracking": ("tracking", 90_000),
         }
-        paths, runners = [], []
+        runner = web.AppRunner(bare, access_log=None)
+        await runner.setup()
+        server = Server(service.application, service.limits)
+        await server.start()
+        paths = []
         for name, (file, most) in plans.items():
             if only and name not in (*only, "bare"):
                 continue
-            app = bare if name == "bare" else service.application
-            if name == "bare" or not runners[1:]:
-                protocol, runner = await protocol_of(app)
-                runners.append(runner)
-            else:
-                protocol = runners[1].server()  # type: ignore[misc]
+            assert runner.server is not None
+            protocol = runner.server() if name == "bare" else server.connection()
             paths.append(Path_(name, protocol, raw(shop.paths / file, most)))
         for path in paths:
             await path.batch(400)
@@ -182,8 +175,8 @@ async def measure(
                 path.costs.append(await path.batch(BATCH))
         if profiler is not None and profile is not None:
             profiler.dump_stats(profile)
-        for runner in runners:
-            await runner.cleanup()
+        await runner.cleanup()
+        await server.stop(0.0)
         await service.stop()
         output.close()
     return {path.name: path.least for path in paths if path.costs}

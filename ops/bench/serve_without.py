@@ -12,6 +12,7 @@ from typing import Any
 from prometheus_client import Counter, Gauge, Histogram
 
 import app.http.application as application
+import app.http.direct as direct
 import app.http.middleware as middleware
 from app.telemetry.metrics import Metrics
 
@@ -36,6 +37,7 @@ def without(parts: set[str]) -> None:
             return nothing
 
         middleware.canonical_writer = no_writer  # type: ignore[assignment]
+        direct.canonical_writer = no_writer  # type: ignore[assignment]
     if "metrics" in parts:
         before = Metrics.__init__
 
