@@ -16,10 +16,11 @@ help:  ## Show the targets
 
 # All local distributions in one pip command, from their paths, never by bare name. They are built with
 # the setuptools that is installed: an isolated environment for each would take minutes.
-$(INSTALLED): pyproject.toml $(wildcard strategies/*/pyproject.toml) ops/constraints/python.txt
+$(INSTALLED): pyproject.toml $(wildcard strategies/*/pyproject.toml) ops/constraints/python.txt \
+		$(wildcard strategies/sdk/setup.py strategies/sdk/src/vitrine_sdk/*.pyx)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Vitrine needs Python 3.11 or later; set PYTHON=")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint ops/constraints/python.txt setuptools wheel
+	$(BIN)/python -m pip install --quiet --constraint ops/constraints/python.txt setuptools wheel cython
 	$(BIN)/python -m pip install --quiet --no-build-isolation \
 		--constraint ops/constraints/python.txt \
 		$(patsubst %,--editable %,$(STRATEGIES)) --editable '.[embedded,test,otel,evaluate]'
@@ -66,7 +67,7 @@ quality: $(INSTALLED)  ## What the strategies reach on public data, as a table a
 	OPENBLAS_NUM_THREADS=1 $(BIN)/python ops/quality/quality.py
 
 clean:  ## Remove the virtual environment and all that was built (.vitrine stays)
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache build *.egg-info strategies/*/src/*.egg-info strategies/*/build
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache build *.egg-info strategies/*/src/*.egg-info strategies/*/build strategies/sdk/src/vitrine_sdk/_kernel.c strategies/sdk/src/vitrine_sdk/_kernel.*.so
 
 # Delivery: what pipelines call. ops/README.md tells of each.
 IMAGE ?= vitrine:dev

@@ -30,6 +30,7 @@ from app.postgres.database import Database, connect
 from app.postgres.migration import current, head
 from app.redis.connection import RedisConnection
 from app.settings import Settings, SettingsError, from_environment
+from vitrine_sdk import kernel
 
 MINIMUM_POSTGRES: Final = 140000  # server_version_num
 MINIMUM_REDIS: Final = (6, 2)
@@ -127,6 +128,14 @@ def _programs() -> Iterator[Finding]:
             yield ok(name, version(name))
         except PackageNotFoundError:
             yield failure(name, "is not installed", "make install")
+    if kernel.MISSING is None:
+        yield ok("kernel", "compiled")
+    else:
+        yield warning(
+            "kernel",
+            f"not there ({kernel.MISSING}); its twin in Python serves, at up to twice the time",
+            "install a C compiler and Python's headers, then vitrine-sdk again",
+        )
 
 
 def _disk(settings: Settings) -> Iterator[Finding]:

@@ -30,7 +30,7 @@ from app.services.running import Failure, Outcome
 from app.services.snapshot import ServedModel
 from app.telemetry.metrics import STRATEGY_BUCKETS, Metrics
 from app.telemetry.traces import CURRENT
-from vitrine_sdk import Candidates, Context
+from vitrine_sdk import Candidates, Context, kernel
 
 log = structlog.get_logger(module=__name__)
 
@@ -56,6 +56,8 @@ class StrategyRunner:
         self._pause = pause
         self._threads = threads
         self._guards: dict[tuple[MerchantId, str], _Guard] = {}
+        if kernel.MISSING is not None:
+            log.info("kernel_missing", reason=kernel.MISSING)  # requests take longer: see doctor
 
     def run(
         self, model: ServedModel, context: Context, limit: int, deadline: float

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from vitrine_sdk import kernel
 from vitrine_sdk.contract import Arrays, BoolArray, FloatArray, IntArray
 
 
@@ -45,6 +46,10 @@ class Neighbours:
 
     def merged(self, rows: IntArray, factors: FloatArray) -> tuple[IntArray, FloatArray]:
         """The rows' neighbours, each once, ascending, with the sum of factor times weight."""
+        if kernel.compiled is not None and self._plain(rows, factors):
+            return kernel.compiled.merged(  # type: ignore[no-any-return]
+                self.offsets, self.items, self.weights, rows, factors
+            )
         starts = self.offsets[rows]
         counts = self.offsets[rows + 1] - starts
         total = int(counts.sum())
@@ -54,9 +59,19 @@ class Neighbours:
         index += np.arange(total)
         return summed(self.items.take(index), self.weights.take(index) * factors.repeat(counts))
 
+    def _plain(self, rows: IntArray, factors: FloatArray) -> bool:
+        plain = kernel.plain
+        return (
+            plain(rows, kernel.INT32)
+            and plain(factors, kernel.FLOAT32)
+            and plain(self.offsets, kernel.INT64)
+            and plain(self.items, kernel.INT32)
+            and plain(self.weights, kernel.FLOAT32)
+        )
+
 
 def summed(items: IntArray, weights: FloatArray) -> tuple[IntArray, FloatArray]:
-    """Each item once, ascending, with the sum of its weights."""
+    """Each item once, ascending, with the sum of its weights (added up in double, as they come)."""
     if not len(items):
         return items, weights
     order = items.argsort(kind="stable")
@@ -65,7 +80,8 @@ def summed(items: IntArray, weights: FloatArray) -> tuple[IntArray, FloatArray]:
     starts[0] = True
     np.not_equal(items[1:], items[:-1], out=starts[1:])
     first = starts.nonzero()[0]
-    return items[first], np.add.reduceat(weights[order], first).astype(np.float32, copy=False)
+    sums = np.bincount(starts.cumsum() - 1, weights[order])
+    return items[first], sums.astype(np.float32)
 
 
 def contained(items: IntArray, among: IntArray) -> BoolArray:

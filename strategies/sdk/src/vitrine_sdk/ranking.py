@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
+from vitrine_sdk import kernel
 from vitrine_sdk.contract import NO_CANDIDATES, BoolArray, Candidates, FloatArray, IntArray
 
 
@@ -20,6 +23,14 @@ def ranked(
     `items` holds no item twice; `reasons` is one code for all, or one an item. The answer for a
     larger limit starts with the answer for a smaller one.
     """
+    if (
+        kernel.compiled is not None
+        and kernel.plain(items, kernel.INT32)
+        and kernel.plain(scores, kernel.FLOAT32)
+        and (eligible is None or kernel.plain(eligible, kernel.BOOL))
+    ):
+        order = kernel.compiled.best(scores, items, eligible, limit)
+        return _taken(items, scores, reasons, order) if len(order) else NO_CANDIDATES
     if eligible is not None:
         keep = eligible[items]
         items, scores = items[keep], scores[keep]
@@ -34,8 +45,19 @@ def ranked(
         order = kept[np.argsort(-scores[kept], kind="stable")[:limit]]
     else:
         order = np.argsort(-scores, kind="stable")[:limit]
-    codes = np.full(len(order), reasons, np.uint8) if isinstance(reasons, int) else reasons[order]
-    return Candidates(items[order], scores[order], codes)
+    return _taken(items, scores, reasons, order)
+
+
+def _taken(
+    items: IntArray,
+    scores: FloatArray,
+    reasons: npt.NDArray[np.uint8] | int,
+    order: npt.NDArray[Any],
+) -> Candidates:
+    codes = (
+        np.full(len(order), reasons, np.uint8) if isinstance(reasons, int) else reasons.take(order)
+    )
+    return Candidates(items.take(order), scores.take(order), codes)
 
 
 def first_eligible(order: IntArray, eligible: BoolArray | None, limit: int) -> IntArray:

@@ -1,0 +1,43 @@
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from vitrine_sdk.contract import BoolArray, FloatArray, IntArray
+
+_Codes = npt.NDArray[np.uint8]
+_Longs = npt.NDArray[np.int64]
+_Cap = tuple[IntArray, IntArray, IntArray, IntArray, int, int]
+
+def merged(
+    offsets: _Longs, items: IntArray, weights: FloatArray, rows: IntArray, factors: FloatArray
+) -> tuple[IntArray, FloatArray]: ...
+def best(scores: FloatArray, items: IntArray, eligible: BoolArray | None, limit: int) -> _Longs: ...
+def holds(items: IntArray, item: int) -> bool: ...
+def flaw(
+    items: IntArray, scores: FloatArray, reasons: _Codes, model_items: int, kinds: int
+) -> int: ...
+def qualify(
+    rows: IntArray,
+    available: BoolArray,
+    filtered: BoolArray | None,
+    marks: _Codes,
+    excluded: Sequence[tuple[IntArray, int]],
+    earlier: Sequence[IntArray],
+    at_hand: BoolArray | None,
+    signatures: IntArray | None,
+    drops: IntArray | None,
+    left_out: list[int],
+    at_most: int,
+) -> int | IntArray: ...
+def arrange(
+    rows: IntArray,
+    scores: FloatArray,
+    sources: _Codes,
+    reasons: _Codes,
+    signatures: IntArray | None,
+    boosts: FloatArray | None,
+    positions: _Longs,
+    caps: Sequence[_Cap],
+    want: int,
+) -> tuple[IntArray, FloatArray, _Codes, _Codes]: ...
