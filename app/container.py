@@ -15,6 +15,7 @@ from dependency_injector import containers, providers
 from app.domain.gate import GateRule
 from app.domain.item_index import ItemIndexes
 from app.domain.rendered import RenderedItems
+from app.domain.rule_gate import RuleGateRule
 from app.files.catalogue_files import CatalogueFiles
 from app.files.event_archive import EventArchive
 from app.files.event_spool import EventSpool
@@ -86,6 +87,7 @@ from app.services.conflicts import RuleReach
 from app.services.explain import Explain
 from app.services.history import HistoryKeeper, HistoryRebuild
 from app.services.ingest import Ingest
+from app.services.judge_rules import JudgeRules
 from app.services.log_levels import LogLevelFollower
 from app.services.merchandise import Merchandise
 from app.services.models import Models
@@ -128,6 +130,15 @@ def _gate(settings: Settings) -> GateRule | None:
     if not settings.gate_metric:
         return None
     return GateRule(metric=settings.gate_metric, margin=settings.gate_margin)
+
+
+def _rule_judge(settings: Settings, serving: Serving, previews: Previews) -> JudgeRules | None:
+    if settings.rule_gate == "off":
+        return None
+    refuse = settings.rule_gate == "refuse"
+    return JudgeRules(
+        serving, previews, RuleGateRule(margin=settings.rule_gate_margin, refuse=refuse)
+    )
 
 
 def _spool(settings: Settings) -> EventSpool | None:
@@ -408,9 +419,6 @@ class Container(containers.DeclarativeContainer):
 
     # Rules
 
-    merchandise = providers.Singleton(
-        Merchandise, providers.Singleton(RuleSetStore, database), indexes
-    )
     explain = providers.Singleton(
         Explain,
         runner,
@@ -421,6 +429,12 @@ class Container(containers.DeclarativeContainer):
     )
     previews = providers.Singleton(
         Previews, explain, indexes, providers.Singleton(RuleSamples, database)
+    )
+    merchandise = providers.Singleton(
+        Merchandise,
+        providers.Singleton(RuleSetStore, database),
+        indexes,
+        providers.Callable(_rule_judge, settings, serving, previews),
     )
 
     # HTTP

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from app.domain.rule_gate import RuleGateRule
 from app.http.admin_audit import AdminAudit
 from app.http.admin_rule_previews import AdminRulePreviews
 from app.http.admin_rule_versions import AdminRuleVersions
@@ -22,6 +23,7 @@ from app.postgres.rule_sets import RuleSetStore
 from app.postgres.webhooks import WebhookStore
 from app.services.conflicts import RuleReach
 from app.services.explain import Explain
+from app.services.judge_rules import JudgeRules
 from app.services.merchandise import Merchandise
 from app.services.preview import Previews
 from app.services.webhooks import Webhooks
@@ -29,9 +31,10 @@ from app.services.webhooks import Webhooks
 
 def rules_operations(shop: Any) -> list[Operation]:
     idempotency = Idempotency(IdempotencyKeyStore(shop.database))
-    merchandise = Merchandise(RuleSetStore(shop.database), shop.indexes)
     explain = Explain(shop.runner, shop.histories, shop.features)
     previews = Previews(explain, shop.indexes, RuleSamples(shop.database))
+    gate = JudgeRules(shop.serving, previews, RuleGateRule(least=5))
+    merchandise = Merchandise(RuleSetStore(shop.database), shop.indexes, gate)
     admin = (
         AdminRules(merchandise, idempotency),
         AdminRuleVersions(merchandise, idempotency),

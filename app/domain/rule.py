@@ -13,6 +13,7 @@ from msgspec import Meta
 
 from app.domain.rule_action import Action
 from app.domain.rule_condition import Condition
+from app.domain.rule_gate import RuleVerdict
 from app.domain.rule_items import ItemExpression, Name
 
 MAX_RULES: Final = 10_000
@@ -89,4 +90,5 @@ class RuleSetVersion(msgspec.Struct, frozen=True, kw_only=True):
     reason: str
     published_at: float  # Unix seconds
     restores: int | None = None  # the version that this one brought back
+    verdict: RuleVerdict | None = None  # the gate's; None: it was not asked
     rules: RuleSet | None = None  # None: not asked for

@@ -10,6 +10,7 @@ from aiohttp import web
 
 from app.domain.errors import NotFound
 from app.domain.rule import RuleSetVersion
+from app.domain.rule_gate import RuleVerdict
 from app.http import admin_wire as wire
 from app.http.admin_rules import ONE, PATH, path_id, read
 from app.http.caller import caller
@@ -27,6 +28,12 @@ VersionNumber = Annotated[int, msgspec.Meta(ge=1, le=2**53)]
 
 class Publication(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     reason: Reason = ""
+
+
+class DraftPublication(Publication, frozen=True, forbid_unknown_fields=True):
+    force: Annotated[
+        bool, msgspec.Meta(description="In force whatever the gate finds; that is in the record")
+    ] = False
 
 
 class RollBack(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -50,11 +57,24 @@ class AdminRuleVersions:
                 self.publish,
                 roles=wire.MERCHANDISERS,
                 parameters=(IF_MATCH, IDEMPOTENCY_KEY),
-                body=Publication,
+                body=DraftPublication,
                 body_example={"reason": "The autumn campaign begins"},
                 responses={201: RuleSetVersion},
                 description="Every server process uses it within a second, between two requests."
-                " The version is kept, unchanged, for good.",
+                " The version is kept, unchanged, for good. Recent requests are asked again first:"
+                " where their lists would carry less revenue than a margin allows, or be empty, it"
+                " is refused with 409, or published with that verdict, as the server is set.",
+            ),
+            Operation(
+                "POST",
+                f"{ONE}/judge",
+                "judgeRuleSet",
+                wire.TAG,
+                "What the gate would find if the draft were published now",
+                self.judge,
+                roles=wire.READERS,
+                responses={200: RuleVerdict},
+                description="Nothing is changed. 409 where the server has no gate.",
             ),
             Operation(
                 "POST",
@@ -112,16 +132,21 @@ class AdminRuleVersions:
         by = caller(request)
         rule_set_id = path_id(request, "rule_set_id")
         expected = expected_versions(request)
-        body = await read(request, Publication)
+        body = await read(request, DraftPublication)
 
         async def publish() -> web.Response:
             return _created(
                 await self._merchandise.publish(
-                    by.merchant, rule_set_id, expected, by.token_id, body.reason
+                    by.merchant, rule_set_id, expected, by.token_id, body.reason, force=body.force
                 )
             )
 
         return await self._idempotency.once(request, publish)
+
+    async def judge(self, request: web.Request) -> web.Response:
+        return wire.answer(
+            await self._merchandise.judge(caller(request).merchant, path_id(request, "rule_set_id"))
+        )
 
     async def roll_back(self, request: web.Request) -> web.Response:
         by = caller(request)

@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from app.domain.errors import Conflict, NotFound, PreconditionFailed
 from app.domain.merchant import MerchantId
 from app.domain.rule import PublishedRules, RuleSet, RuleSetDraft, RuleSetSummary, RuleSetVersion
+from app.domain.rule_gate import RuleVerdict
 from app.postgres import audit
 from app.postgres.configuration import editing
 from app.postgres.database import Database
@@ -164,6 +165,7 @@ class RuleSetStore:
         actor: str,
         reason: str,
         check: Check,
+        verdict: RuleVerdict | None = None,
     ) -> RuleSetVersion:
         """
         Raises:
@@ -174,7 +176,17 @@ class RuleSetStore:
         async with editing(self._database, merchant) as connection:
             draft = await _expect(connection, merchant, rule_set_id, expected)
             check(draft.rules, await _count_others(connection, merchant, rule_set_id))
-            return await _publish(connection, merchant, draft, draft.rules, actor, reason, None)
+            return await _publish(
+                connection, merchant, draft, draft.rules, actor, reason, None, verdict
+            )
+
+    async def refused(
+        self, merchant: MerchantId, rule_set_id: str, actor: str, verdict: RuleVerdict
+    ) -> None:
+        async with self._database.merchant(merchant) as connection:
+            await audit.record(
+                connection, merchant, actor, "rule_set.refuse", rule_set_id, after=verdict
+            )
 
     async def roll_back(
         self,
@@ -322,6 +334,7 @@ async def _publish(
     actor: str,
     reason: str,
     restores: int | None,
+    verdict: RuleVerdict | None = None,
 ) -> RuleSetVersion:
     """Numbers go on where they were, also of a rule set that was deleted and made again."""
     of_set = (versions_table.c.merchant_id == merchant) & (versions_table.c.rule_set_id == draft.id)
@@ -336,6 +349,7 @@ async def _publish(
             actor=actor,
             reason=reason,
             restores=restores,
+            verdict=None if verdict is None else msgspec.to_builtins(verdict),
         )
         .returning(versions_table)
     )
@@ -403,5 +417,6 @@ def _version_of(row: Any, rules: RuleSet | None) -> RuleSetVersion:
         reason=row["reason"],
         published_at=row["published_at"].timestamp(),
         restores=row["restores"],
+        verdict=None if row["verdict"] is None else msgspec.convert(row["verdict"], RuleVerdict),
         rules=rules,
     )

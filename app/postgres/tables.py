@@ -129,6 +129,7 @@ rule_set_version = sa.Table(
     sa.Column("reason", sa.Text, nullable=False, server_default=""),
     _time("published_at", default_now=True),
     sa.Column("restores", sa.BigInteger),  # the number whose rules were brought back
+    sa.Column("verdict", pg.JSONB(none_as_null=True)),  # app.domain.rule_gate.RuleVerdict
 )
 
 section = sa.Table(

@@ -13,7 +13,7 @@ from typing import Protocol
 import msgspec
 
 from app.domain.catalogue import Section
-from app.domain.errors import FieldError, InvalidInput, NotFound, TooLarge
+from app.domain.errors import Conflict, FieldError, InvalidInput, NotFound, TooLarge
 from app.domain.item_index import PRICE, ItemIndex, ItemIndexes
 from app.domain.merchant import MerchantId
 from app.domain.rendered import RenderedItems
@@ -28,6 +28,7 @@ from app.domain.rule import (
 )
 from app.domain.rule_check import check, too_many
 from app.domain.rule_compile import CompiledRules
+from app.domain.rule_gate import RuleVerdict
 
 Check = Callable[[RuleSet, int], None]
 """(rules, number of rules of the merchant's other published sets); raises InvalidInput."""
@@ -75,9 +76,16 @@ class RuleSetStore(Protocol):
         actor: str,
         reason: str,
         check: Check,
+        verdict: RuleVerdict | None,
     ) -> RuleSetVersion:
         """The draft becomes a version, and that is in force, in one transaction with the step of
         the merchant's configuration version."""
+        ...
+
+    async def refused(
+        self, merchant: MerchantId, rule_set_id: str, actor: str, verdict: RuleVerdict
+    ) -> None:
+        """Keep in the record that a draft was not published, and why."""
         ...
 
     async def roll_back(
@@ -119,15 +127,27 @@ class RuleSetStore(Protocol):
         ...
 
 
+class RuleJudge(Protocol):
+    async def judge(
+        self, merchant: MerchantId, rule_set_id: str, rules: RuleSet
+    ) -> tuple[RuleVerdict, bool]:
+        """The gate's verdict on a draft, and whether it may go in force without being forced."""
+        ...
+
+
 class Merchandise:
     """
     Args:
         indexes: the catalogues, whose attributes rules may name.
+        gate: asked before a draft goes in force; None: nobody is.
     """
 
-    def __init__(self, store: RuleSetStore, indexes: ItemIndexes) -> None:
+    def __init__(
+        self, store: RuleSetStore, indexes: ItemIndexes, gate: RuleJudge | None = None
+    ) -> None:
         self._store = store
         self._indexes = indexes
+        self._gate = gate
 
     async def page(
         self, merchant: MerchantId, *, after: str | None, limit: int
@@ -243,15 +263,55 @@ class Merchandise:
         expected: frozenset[int] | None,
         actor: str,
         reason: str,
+        *,
+        force: bool = False,
     ) -> RuleSetVersion:
         """
+        Args:
+            force: whatever the gate finds.
+
         Raises:
             InvalidInput: the draft cannot be evaluated by this version, naming each wrong part.
             NotFound, PreconditionFailed: as `replace`.
+            Conflict: the gate refuses it.
+            Unavailable: what the gate looks back at is away, and `force` is not given.
         """
+        verdict = None
+        if self._gate is not None:
+            draft = await self._store.get(merchant, rule_set_id)
+            if expected is None or draft.version in expected:
+                expected = frozenset({draft.version})  # what was judged, and nothing else
+                self.require_valid(merchant, draft.rules)
+                verdict = await self._judged(merchant, draft, actor, force=force)
         return await self._store.publish(
-            merchant, rule_set_id, expected, actor, reason, self._checker(merchant)
+            merchant, rule_set_id, expected, actor, reason, self._checker(merchant), verdict
         )
+
+    async def judge(self, merchant: MerchantId, rule_set_id: str) -> RuleVerdict:
+        """What the gate would find now; nothing is changed.
+
+        Raises:
+            NotFound, InvalidInput, Unavailable: as `publish`.
+            Conflict: there is no gate.
+        """
+        if self._gate is None:
+            raise Conflict("there is no gate for rules: VITRINE_RULE_GATE is off")
+        draft = await self._store.get(merchant, rule_set_id)
+        self.require_valid(merchant, draft.rules)
+        return (await self._gate.judge(merchant, rule_set_id, draft.rules))[0]
+
+    async def _judged(
+        self, merchant: MerchantId, draft: RuleSetDraft, actor: str, *, force: bool
+    ) -> RuleVerdict:
+        assert self._gate is not None  # noqa: S101  # asked by who has one
+        verdict, allowed = await self._gate.judge(merchant, draft.id, draft.rules)
+        if not allowed and not force:
+            await self._store.refused(merchant, draft.id, actor, verdict)
+            raise Conflict(
+                f"{verdict.reason}. Change the draft, or publish it with "
+                '"force": true where that is meant'
+            )
+        return verdict if verdict.passed else msgspec.structs.replace(verdict, forced=True)
 
     async def roll_back(
         self,

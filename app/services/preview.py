@@ -15,6 +15,7 @@ from app.domain.merchant import MerchantId
 from app.domain.preview import Listed, Move, Preview, SamplePreview, Shift, moves_of
 from app.domain.recommendation import RecommendationRequest
 from app.domain.rule import PublishedRules, RuleSet
+from app.domain.rule_gate import DAYS, RuleGateRule, RuleVerdict, judge
 from app.services.explain import Explain, Run
 from app.services.published_rules import MerchantRulings
 from app.services.snapshot import ServingSnapshot
@@ -22,7 +23,6 @@ from app.services.snapshot import ServingSnapshot
 DRAFT: Final = 0
 """Number of the version that is not published yet."""
 
-REVENUE_DAYS: Final = 30
 MOST: Final = 20
 """Items told of on either side."""
 
@@ -114,27 +114,12 @@ class Previews:
         pod_ids: Sequence[str],
         limit: int,
     ) -> SamplePreview:
-        samples = await self._samples.recent(snapshot.merchant, pod_ids, limit)
-        revenue = await self._samples.revenue(snapshot.merchant, REVENUE_DAYS)
-        rulings = await self._with(snapshot, rule_set_id, rules)
-        in_force = _in_force(snapshot)
-        before, after = Counter[str](), Counter[str]()
-        changed = shorter = skipped = 0
-        for sample in samples:
-            try:
-                request = msgspec.convert(sample, RecommendationRequest)
-                old, _ = await self._explain.run(snapshot, request, rulings=in_force)
-                await asyncio.sleep(0)
-                new, _ = await self._explain.run(snapshot, request, rulings=rulings, at=old.at)
-            except (msgspec.ValidationError, VitrineError):
-                skipped += 1
-                continue
-            old_items, new_items = old.answer.items, new.answer.items
-            changed += old_items != new_items
-            shorter += len(new_items) < len(old_items)
-            before.update(old_items)
-            after.update(new_items)
-            await asyncio.sleep(0)
+        lists, skipped = await self._replayed(snapshot, rule_set_id, rules, pod_ids, limit)
+        revenue = await self._samples.revenue(snapshot.merchant, DAYS)
+        before = Counter(item for old, _ in lists for item in old)
+        after = Counter(item for _, new in lists for item in new)
+        changed = sum(old != new for old, new in lists)
+        shorter = sum(len(new) < len(old) for old, new in lists)
         shifts = [
             Shift(
                 item_id=item_id,
@@ -149,17 +134,56 @@ class Previews:
         losing = [shift for shift in shifts if shift.after < shift.before]
         total = sum(revenue.values())
         return SamplePreview(
-            requests=len(samples) - skipped,
+            requests=len(lists),
             skipped=skipped,
             changed=changed,
             shorter=shorter,
             gaining=tuple(sorted(gaining, key=_by_change)[:MOST]),
             losing=tuple(sorted(losing, key=_by_change)[:MOST]),
-            revenue_days=REVENUE_DAYS,
+            revenue_days=DAYS,
             revenue=round(total, 2),
             gaining_share=_share(gaining, total),
             losing_share=_share(losing, total),
         )
+
+    async def judge(
+        self, snapshot: ServingSnapshot, rule_set_id: str, rules: RuleSet, rule: RuleGateRule
+    ) -> RuleVerdict:
+        """Whether recent requests' lists would be about as good with `rules`.
+
+        Raises:
+            Unavailable: the store is away.
+        """
+        async with self._looking:
+            lists, _ = await self._replayed(snapshot, rule_set_id, rules, (), rule.most)
+        revenue = await self._samples.revenue(snapshot.merchant, DAYS)
+        return await asyncio.to_thread(judge, rule, lists, revenue)
+
+    async def _replayed(
+        self,
+        snapshot: ServingSnapshot,
+        rule_set_id: str,
+        rules: RuleSet,
+        pod_ids: Sequence[str],
+        limit: int,
+    ) -> tuple[list[tuple[Sequence[str], Sequence[str]]], int]:
+        """The lists of recent requests under the rules in force and with `rules`; and how many
+        could not be asked again."""
+        samples = await self._samples.recent(snapshot.merchant, pod_ids, limit)
+        rulings = await self._with(snapshot, rule_set_id, rules)
+        in_force = _in_force(snapshot)
+        lists: list[tuple[Sequence[str], Sequence[str]]] = []
+        for sample in samples:
+            try:
+                request = msgspec.convert(sample, RecommendationRequest)
+                old, _ = await self._explain.run(snapshot, request, rulings=in_force)
+                await asyncio.sleep(0)
+                new, _ = await self._explain.run(snapshot, request, rulings=rulings, at=old.at)
+            except (msgspec.ValidationError, VitrineError):
+                continue
+            lists.append((old.answer.items, new.answer.items))
+            await asyncio.sleep(0)
+        return lists, len(samples) - len(lists)
 
     async def _with(
         self, snapshot: ServingSnapshot, rule_set_id: str, rules: RuleSet

@@ -89,6 +89,7 @@ async def test_answers_are_as_the_document_says(shop: RuledShop) -> None:
     check("previewRuleSet", await shop.call(
         "POST", f"{main}/preview", {"request": {"pod_id": "home"}}))  # fmt: skip
     check("previewRuleSetOnSamples", await shop.call("POST", f"{main}/preview-samples", {}))
+    check("judgeRuleSet", await shop.call("POST", f"{main}/judge"))
     check("listDraftConflicts", await shop.call("GET", f"{main}/conflicts"))
     publication = described.operations["publishRuleSet"].body_example
     check("publishRuleSet", await shop.call(
