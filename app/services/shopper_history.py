@@ -74,7 +74,7 @@ class Histories:
         share: float = 0.5,
         remembered_bytes: int = 16 * 1024 * 1024,
         failures: int = 3,
-        pause: float = 0.5,
+        pause: float = 0.25,
     ) -> None:
         self._reader = reader
         self._share = share
@@ -121,8 +121,9 @@ class Histories:
             async with asyncio.timeout_at(now + max(deadline - now, 0.0) * self._share):
                 entries = await self._reader.read(merchant, shopper, limit)
         except (TimeoutError, Unavailable) as error:
+            open_before = not self._breaker.closed
             self._breaker.failed(now)
-            if not self._breaker.closed:
+            if not (open_before or self._breaker.closed):
                 log.warning("history_away", reason=type(error).__name__)
             return self._what_is_remembered(name, wanted), False
         except BaseException:

@@ -60,7 +60,7 @@ class Showing:
         *,
         share: float = 0.7,
         failures: int = 3,
-        pause: float = 0.5,
+        pause: float = 0.25,
     ) -> None:
         self._features = features
         self._chain = chain
@@ -198,8 +198,9 @@ class Showing:
                     [index.ids[row] for row in missing],
                 )
         except (TimeoutError, Unavailable) as error:
+            open_before = not self._breaker.closed
             self._breaker.failed(now)
-            if not self._breaker.closed:
+            if not (open_before or self._breaker.closed):
                 log.warning("features_away", reason=type(error).__name__)
             _go_without(lists)
             return

@@ -15,13 +15,15 @@ import datetime as dt
 import os
 import shutil
 import sys
+import time
 from pathlib import Path
 
 import uvloop
 
 from ops.stability import report
-from ops.stability.load import capacity
-from ops.stability.scenarios import ALL, PROTECTED, Result, Scene, soak
+from ops.stability.load import EVENTS, capacity
+from ops.stability.scenarios import ALL, PROTECTED, soak
+from ops.stability.scene import Result, Scene
 from ops.stability.world import ITEMS, open_world
 
 FOLDER = Path(__file__).resolve().parents[2] / ".vitrine"
@@ -33,11 +35,12 @@ async def run(arguments: argparse.Namespace) -> list[Result]:
     if arguments.soak:
         names = ()
     results = []
+    began = time.perf_counter()
     async with open_world() as world:
-        await capacity(world.shop(), 2.0)  # warms up
-        peak = await capacity(world.shop(), max(3.0, 10 * arguments.scale))
+        for _ in range(2):  # the first one warms up
+            peak = await capacity(world.shop(), max(3.0, 10 * arguments.scale), events=EVENTS)
         rate = min(arguments.rate, peak / 2)
-        print(f"capacity {peak:.0f} recommendations/s; load {rate:.0f}/s", flush=True)
+        print(f"capacity {peak:.0f} requests/s; load {rate:.0f}/s", flush=True)
         about = {
             "at": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
             "processors": os.cpu_count(),
@@ -48,9 +51,9 @@ async def run(arguments: argparse.Namespace) -> list[Result]:
             "capacity_per_s": round(peak),
             "load_per_s": round(rate),
         }
-        scene = Scene(world, rate, peak, arguments.scale, arguments.unprotected)
+        scene = Scene(world, rate, arguments.scale, arguments.unprotected)
         for name in names:
-            print(f"{name} …", flush=True)
+            print(f"{time.perf_counter() - began:5.0f} s  {name} …", flush=True)
             results.append(await ALL[name](scene))
             _tell(results[-1])
         if arguments.soak:
@@ -60,6 +63,7 @@ async def run(arguments: argparse.Namespace) -> list[Result]:
             folder = arguments.folder or FOLDER
             folder.mkdir(parents=True, exist_ok=True)
             shutil.copy(world.service.log, folder / "stability.log")
+            about["minutes"] = round((time.perf_counter() - began) / 60, 1)
             print(report.write(folder, results, about), flush=True)
     return results
 

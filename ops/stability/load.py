@@ -4,18 +4,31 @@ not, and each is timed from when it was meant to go."""
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import json
 import random
+import socket
+import struct
 import time
 from collections import deque
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from typing import Any
 
 TIMEOUT = 0.5  # seconds that a shop's page waits for recommendations
 EVENT_TIMEOUT = 10.0
-CONNECTIONS = 64
+EVENTS = 0.15  # of the requests
+MOST = 2_000  # requests under way at once; one more has failed: shops are not so many
+_RESET = struct.pack("ii", 1, 0)  # SO_LINGER: close by RST, so that no port is kept
 _ids = itertools.count()
+
+
+CUT = "cut"
+
+
+class Cut(ConnectionError):
+    """The connection ended after the request was sent, before its answer."""
 
 
 @dataclass(slots=True)
@@ -25,7 +38,7 @@ class Sample:
     status: int  # 0: no answer
     kind: str  # recommend, event
     degraded: bool = False
-    why: str = ""  # of no answer
+    why: str = ""  # of no answer; CUT: its connection ended
 
 
 @dataclass
@@ -66,11 +79,18 @@ class _Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
         self.transport = None
         if self.waiting is not None and not self.waiting.done():
-            self.waiting.set_exception(ConnectionError("cut"))
+            self.waiting.set_exception(Cut())
+
+    def abort(self) -> None:
+        if self.transport is not None:
+            with contextlib.suppress(OSError):
+                own = self.transport.get_extra_info("socket")
+                own.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+            self.transport.abort()
 
 
 class Client:
-    """Keeps connections open and reuses the one that was free last."""
+    """Keeps connections open and reuses the one that was free last. It tries nothing again."""
 
     def __init__(self, port: int) -> None:
         self.port = port
@@ -79,11 +99,10 @@ class Client:
     async def ask(self, request: bytes, timeout: float) -> tuple[int, bytes, bytes]:
         loop = asyncio.get_running_loop()
         connection: _Connection | None = None
-        reused = False
         while self._free and connection is None:
             candidate = self._free.pop()
             if candidate.transport is not None and not candidate.transport.is_closing():
-                connection, reused = candidate, True
+                connection = candidate
         async with asyncio.timeout(timeout):
             if connection is None:
                 connection = await self._connect()
@@ -92,20 +111,13 @@ class Client:
             connection.transport.write(request)
             try:
                 answer = await connection.waiting
-            except ConnectionError:
-                # A kept connection may end just as it is used; clients try such a one again.
-                if not reused or not request.startswith(b"GET"):
-                    raise
-                connection = await self._connect()
-                connection.waiting = loop.create_future()
-                assert connection.transport is not None
-                connection.transport.write(request)
-                answer = await connection.waiting
             except asyncio.CancelledError:
-                connection.transport.abort()
+                connection.abort()
                 raise
         if connection.closes and connection.transport is not None:
             connection.transport.close()
+        elif connection.transport is not None and answer[0] == HTTPStatus.SERVICE_UNAVAILABLE:
+            self._free.appendleft(connection)  # who was told to come later does not come next
         elif connection.transport is not None:
             self._free.append(connection)
         return answer
@@ -117,8 +129,7 @@ class Client:
 
     def close(self) -> None:
         for connection in self._free:
-            if connection.transport is not None:
-                connection.transport.abort()
+            connection.abort()
         self._free.clear()
 
 
@@ -157,7 +168,7 @@ class Load:
     """A rate of requests, a share of which are events. `start`, `stop`, `record`."""
 
     def __init__(
-        self, shop: Shop, rate: float, events: float = 0.15, *, timeout: float = TIMEOUT
+        self, shop: Shop, rate: float, events: float = EVENTS, *, timeout: float = TIMEOUT
     ) -> None:
         self._timeout = timeout
         self.record = Record()
@@ -190,6 +201,9 @@ class Load:
             if (wait := due - self.now) > 0:
                 await asyncio.sleep(wait)
             event = random.random() < self._events
+            if len(self._running) >= MOST:
+                self._add(Sample(due, 0.0, 0, "event" if event else "recommend", why="too many"))
+                continue
             task = asyncio.create_task(self._event(due) if event else self._recommend(due))
             self._running.add(task)
             task.add_done_callback(self._running.discard)
@@ -198,7 +212,7 @@ class Load:
         try:
             status, head, body = await self._client.ask(self._shop.recommendation(), self._timeout)
         except (OSError, TimeoutError) as error:
-            self._add(Sample(due, self.now - due, 0, "recommend", why=type(error).__name__))
+            self._add(Sample(due, self.now - due, 0, "recommend", why=_why(error)))
             return
         empty = status == 200 and b'"results":[]' in body
         sample = Sample(due, self.now - due, 0 if empty else status, "recommend")
@@ -212,7 +226,7 @@ class Load:
             request = self._shop.event(id_)
             status, _, body = await self._event_client.ask(request, EVENT_TIMEOUT)
         except (OSError, TimeoutError) as error:
-            self._add(Sample(due, self.now - due, 0, "event", why=type(error).__name__))
+            self._add(Sample(due, self.now - due, 0, "event", why=_why(error)))
             return
         if status == 200 and (b'"accepted":1' in body or b'"duplicate":1' in body):
             self.record.acknowledged.add(id_)
@@ -222,9 +236,16 @@ class Load:
         self.record.samples.append(sample)
 
 
-async def capacity(shop: Shop, seconds: float, connections: int = 32) -> float:
-    """Recommendations a second that are answered to so many connections, each asking again at
-    once."""
+def _why(error: Exception) -> str:
+    return CUT if isinstance(error, Cut) else type(error).__name__
+
+
+async def capacity(shop: Shop, seconds: float, connections: int = 32, events: float = 0.0) -> float:
+    """Requests a second that are answered to so many connections, each asking again at once.
+
+    Args:
+        events: share of the requests that are events, as in `Load`.
+    """
     client = Client(shop.port)
     answered = 0
     until = time.perf_counter() + seconds
@@ -232,8 +253,10 @@ async def capacity(shop: Shop, seconds: float, connections: int = 32) -> float:
     async def ask() -> None:
         nonlocal answered
         while time.perf_counter() < until:
+            event = random.random() < events
+            request = shop.event(f"c{next(_ids)}") if event else shop.recommendation()
             try:
-                status, _, _ = await client.ask(shop.recommendation(), 5.0)
+                status, _, _ = await client.ask(request, 5.0)
             except (OSError, TimeoutError):
                 continue
             answered += status == 200

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ops.stability.load import Sample, percentile
-from ops.stability.scenarios import Result
+from ops.stability.scene import Result
 
 _ALWAYS = ("requests", "failed", "degraded", "acknowledged", "found", "twice", "recovery_s")
 _WIDTH, _HEIGHT, _LEFT = 720, 160, 50

@@ -26,6 +26,7 @@ from urllib.parse import quote
 import psutil
 import psycopg
 
+from app.cli.server_process import WORKER
 from app.domain.merchant import Role
 from app.embedded import APP_ROLE, OWNER_ROLE, EmbeddedPostgres, EmbeddedRedis
 from app.postgres.database import connect
@@ -82,8 +83,13 @@ class Service:
         return psutil.Process(self.process.pid)
 
     def workers(self) -> list[psutil.Process]:
-        """Not the strategies' own processes, which are theirs."""
-        return self.supervisor.children()
+        """Those that serve, or are to: neither the spare nor the strategies' own processes."""
+        found = []
+        for child in self.supervisor.children():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if child.name() == WORKER and child.status() != psutil.STATUS_ZOMBIE:
+                    found.append(child)
+        return found
 
     def serving(self) -> int:
         """How many of the workers are ready."""
@@ -188,6 +194,20 @@ class World:
                 return json.loads(text) if text else None
 
         return await asyncio.to_thread(call)
+
+    async def merchant(self, name: str, tokens: int) -> tuple[str, list[str]]:
+        """A further merchant: its key, and administrators' tokens."""
+        database = connect(self.postgres.url(APP_ROLE), pool=1)
+        merchants = Merchants(database)
+        made = await merchants.create(name, name, actor="stability")
+        key = await merchants.create_key(made.id, actor="stability")
+        secrets = [
+            (await merchants.create_token(made.id, Role.ADMINISTRATOR, actor="stability")).secret
+            for _ in range(tokens)
+        ]
+        await database.close()
+        await asyncio.sleep(2)  # until all workers know it
+        return key.key, secrets
 
     async def train(self, *configurations: str) -> None:
         process = await asyncio.create_subprocess_exec(

@@ -4,6 +4,7 @@ may be raised."""
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -43,7 +44,9 @@ EXPRESSIONS = st.recursive(
     ),
     max_leaves=8,
 )
-pieces = settings(max_examples=60, deadline=None, database=None)
+# The stability suite asks for more.
+EXAMPLES = int(os.environ.get("VITRINE_TEST_EXAMPLES", "60"))
+pieces = settings(max_examples=EXAMPLES, deadline=None, database=None)
 
 
 class Nobody:

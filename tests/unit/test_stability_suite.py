@@ -14,7 +14,7 @@ import pytest
 from ops.stability import report
 from ops.stability.fault_proxy import FaultProxy
 from ops.stability.load import Load, Record, Sample, Shop, facts, percentile, recovery
-from ops.stability.scenarios import Result, no_failure
+from ops.stability.scene import Result, no_failure
 
 
 def sample(
