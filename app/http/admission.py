@@ -2,9 +2,12 @@
 
 A process' queue is what waits while its event loop is busy. How late a timer fires tells how long
 that is. Where even the shortest of a window's delays is over the target, a queue stands that does
-not empty by itself: then a growing share of the storefronts' requests is refused with 503 and
-Retry-After, at a small part of the cost of an answer, so that those that are let in are quick.
-Single delays (a pause of the collector, a neighbour on the machine) refuse nobody.
+not empty by itself: then, each time the loop comes round, as many of the storefronts' requests are
+let in as it answers in a part of the target, by what those before took it; the others are refused
+with 503 and Retry-After, at a small part of the cost of an answer. So there is always work, and
+never much of it: goodput stays, and those that are let in are quick. It ends when nobody had to be
+refused for some seconds. Single delays (a pause of the collector, a neighbour on the machine)
+refuse nobody.
 """
 
 from __future__ import annotations
@@ -19,12 +22,12 @@ from app.telemetry.logs import get as get_log
 
 TICK: Final = 0.005  # seconds between two measurements
 WINDOW: Final = 2  # measurements at least, and
-WINDOW_SECONDS: Final = 0.05  # so long at least, after which the share is set anew
-FIRST_SECONDS: Final = 1.0  # the same, where nobody is refused yet: a pause is caught up with
+WINDOW_SECONDS: Final = 1.0  # so long at least, after which it is looked again: a pause is over
 FEWEST: Final = 20  # requests a second, below which it is not they that keep the process busy
-LEAST: Final = 0.02  # of the requests, that is always let in: it shows when it is over
-LONGEST: Final = 10  # targets that one round of the loop may take; who comes later in it is refused
-MORE: Final = 0.015  # that is let in again a window whose shortest delay was none at all
+ROUND: Final = 0.3  # targets that what is let in may take: who waits does so for one or two rounds
+KEPT: Final = 0.8  # of what is known of costs, from a measurement to the next
+CALM: Final = 3  # windows in which nobody was refused, after which everybody is let in
+TINY: Final = 0.001  # what `share` is at least while there is too much
 HOLD: Final = 0.0002
 """Seconds, a connection of this process, for which one that was refused is not read from. So
 however many there are and however soon they come back, refusing takes a small share of the time."""
@@ -69,7 +72,7 @@ class Admission:
         clock: Callable[[], float],
         count: Count | None = None,
     ) -> None:
-        self.share = 0.0  # of the requests, that is refused
+        self.share = 0.0  # of the requests, that is refused; 0: nobody is, and nothing is counted
         self.connections = 0
         self.requests = 0  # of storefronts, that came to be looked at; counted by who asks
         self.key_rate = key_rate
@@ -78,9 +81,12 @@ class Admission:
         self._count = count
         self._shortest = math.inf
         self._measured = 0
-        self._measured_at = 0.0
         self._elapsed = 0.0
-        self._debt = 0.0
+        self._most = 0.0  # requests that are let in until the next measurement
+        self._let_in = 0  # since the last one
+        self._took, self._answered = 0.0, 0.0  # the last measurements' delays, and who was let in
+        self._asked = self._refused = 0  # in this window
+        self._calm = 0
         self._unparsed = 0
         self._buckets: dict[str, tuple[float, float]] = {}  # what is left, when
         self._timer: asyncio.TimerHandle | None = None
@@ -103,36 +109,54 @@ class Admission:
 
     def waited(self, seconds: float) -> None:
         """One measured delay."""
-        self._measured_at = self._clock()
         self._shortest = min(self._shortest, seconds)
         self._measured += 1
         self._elapsed += seconds + TICK
-        enough = WINDOW_SECONDS if self.share else FIRST_SECONDS
-        if self._measured < WINDOW or self._elapsed < enough:
+        if self.share:
+            self._learn(seconds, self._let_in)
+        if self._measured < WINDOW or self._elapsed < WINDOW_SECONDS:
             return
-        before, ratio = self.share, self._shortest / self._target
-        if ratio > 1 and (before or self.requests >= FEWEST * self._elapsed):
-            self.share = 1 - max(LEAST, (1 - before) * max(0.3, ratio**-0.7))
-        elif before:
-            self.share = max(0.0, before - MORE * (1 - ratio))
-        if (self.share > 0) != (before > 0):
-            _log.warning("overloaded" if self.share else "overload_over", delay=self._shortest)
+        if self.share:
+            self._go_on()
+        elif self._shortest > self._target and self.requests >= FEWEST * self._elapsed:
+            self.share, self._calm = TINY, 0
+            self._took = self._answered = 0.0
+            self._learn(self._elapsed, self.requests)
+            _log.warning("overloaded", delay=self._shortest)
         self._measured, self._elapsed, self._shortest = 0, 0.0, math.inf
-        self.requests = 0
+        self._asked = self._refused = self.requests = 0
         if self._unparsed and self._count is not None:
             self._count(self._unparsed)
             self._unparsed = 0
+
+    def _learn(self, seconds: float, let_in: int) -> None:
+        """What requests take, and so how many are let in next."""
+        self._let_in = 0
+        self._took = KEPT * self._took + seconds
+        self._answered = KEPT * self._answered + let_in
+        round_ = ROUND * self._target
+        if self._took <= round_:  # there is time for all of them
+            self._most = math.inf
+        else:
+            self._most = max(1.0, round_ * self._answered / self._took)
+
+    def _go_on(self) -> None:
+        self._calm = 0 if self._refused else self._calm + 1
+        if self._calm >= CALM:
+            self.share = 0.0
+            _log.warning("overload_over")
+        elif self._asked:
+            self.share = max(TINY, self._refused / self._asked)
 
     # Deciding
 
     def refuses(self) -> bool:
         """Whether the next request is refused. Ask only where `share` is not 0."""
-        if 0 < LONGEST * self._target < self._clock() - self._measured_at:
-            return True
-        self._debt += self.share
-        if self._debt < 1:
+        self._asked += 1
+        if self._let_in < self._most:
+            self._let_in += 1
             return False
-        self._debt -= 1
+        self._refused += 1
         return True
 
     def refused_unparsed(self) -> float:
