@@ -120,7 +120,7 @@ def test_parameters_of_environments_are_within_their_ranges(environment: str) ->
 
 def test_a_parameter_out_of_range_is_refused_by_the_template() -> None:
     known = loaded("vitrine")["Parameters"]
-    for name, value in {
+    wrong = {
         "Environment": "playground",
         "Image": "vitrine",
         "CertificateArn": "none",
@@ -130,8 +130,40 @@ def test_a_parameter_out_of_range_is_refused_by_the_template() -> None:
         "BackupDays": "0",
         "ApiMinimum": "1",
         "PagerDutyEndpoint": "http://events",
-    }.items():
+        "QuietEmail": "nobody",
+        "AdminCidr": "10.0.0.0",
+        "DatabaseGigabytes": "8001",
+        "RedisNode": "cache.t2.micro",
+        "ApiWorkers": "0",
+        "ApiMaximum": "201",
+    }
+    assert set(wrong) == set(known), "a parameter that may be anything"
+    for name, value in wrong.items():
         assert not _allowed(known[name], value), name
+
+
+def test_tasks_are_of_sizes_that_fargate_sells() -> None:
+    """MiB that a task of so many units of processor may have: AWS' table "Task CPU and memory"."""
+    sold = {
+        "512": range(1024, 4097, 1024),
+        "1024": range(2048, 8193, 1024),
+        "2048": range(4096, 16385, 1024),
+        "4096": range(8192, 30721, 1024),
+    }
+    service = loaded("service")
+    for name, rule in service["Rules"].items():
+        cpu = rule["RuleCondition"]["Fn::Equals"][1]
+        ((memory, _),) = (one["Assert"]["Fn::Contains"] for one in rule["Assertions"])
+        assert {int(mib) for mib in memory} <= set(sold[cpu]), name
+        choices = service["Parameters"]["ApiMemory"]["AllowedValues"]
+        assert {int(mib) for mib in memory} == set(sold[cpu]) & set(choices), name
+    cpus = {rule["RuleCondition"]["Fn::Equals"][1] for rule in service["Rules"].values()}
+    assert cpus == {str(cpu) for cpu in service["Parameters"]["ApiCpu"]["AllowedValues"]}
+    for mib in service["Parameters"]["WorkerMemory"]["AllowedValues"]:
+        assert mib in sold["2048"]
+    for name in ("SchedulerTask", "MigrateTask"):
+        task = service["Resources"][name]["Properties"]
+        assert task["Memory"] in sold[str(task["Cpu"])], name
 
 
 def _allowed(parameter: Mapping[str, Any], value: str) -> bool:
@@ -578,18 +610,3 @@ def test_cloudwatch_takes_each_alarm_and_the_dashboard(deployed: dict[str, Any])
         alarm["AlarmName"] for alarm in cloudwatch.describe_alarms(MaxRecords=100)["MetricAlarms"]
     }
     assert names == {f"vitrine-production-{name}" for name in alarms}
-
-
-def test_terraform_has_the_same_topology() -> None:
-    text = "\n".join(path.read_text() for path in (ROOT / "ops/deploy/terraform").glob("*.tf"))
-    there = set(re.findall(r'^resource "(\w+)"', text, re.MULTILINE))
-    assert there >= {
-        *("aws_vpc", "aws_nat_gateway", "aws_lb", "aws_lb_target_group", "aws_wafv2_web_acl"),
-        *("aws_ecs_service", "aws_ecs_task_definition", "aws_appautoscaling_policy"),
-        *("aws_db_instance", "aws_elasticache_replication_group", "aws_efs_file_system"),
-        *("aws_s3_bucket", "aws_secretsmanager_secret", "aws_kms_key", "aws_sns_topic"),
-        "aws_cloudformation_stack",
-    }
-    # Both give tasks the same settings.
-    of_stacks = set(re.findall(r"VITRINE_[A-Z_]+", (TEMPLATES / "service.yaml").read_text()))
-    assert set(re.findall(r"VITRINE_[A-Z_]+", text)) == of_stacks

@@ -1,48 +1,26 @@
-resource "aws_kms_key" "this" {
-  description         = "Vitrine ${var.environment}"
-  enable_key_rotation = true
-}
-resource "random_password" "this" {
-  for_each = toset(["owner", "app", "redis"])
-  length   = 40
-  special  = false
-}
-resource "aws_s3_bucket" "this" {
-  for_each      = toset(["artefacts", "archive"])
-  bucket_prefix = "${local.name}-${each.key}-"
-  lifecycle { prevent_destroy = true }
-}
-resource "aws_s3_bucket_versioning" "this" {
-  for_each = aws_s3_bucket.this
-  bucket   = each.value.id
-  versioning_configuration { status = "Enabled" }
-}
-resource "aws_s3_bucket_public_access_block" "this" {
-  for_each                = aws_s3_bucket.this
-  bucket                  = each.value.id
-  block_public_acls       = true
-  block_public_policy     = true
-  ignore_public_acls      = true
-  restrict_public_buckets = true
-}
-resource "aws_s3_bucket_server_side_encryption_configuration" "this" {
-  for_each = aws_s3_bucket.this
-  bucket   = each.value.id
-  rule {
-    bucket_key_enabled = true
-    apply_server_side_encryption_by_default {
-      sse_algorithm     = "aws:kms"
-      kms_master_key_id = aws_kms_key.this.arn
-    }
-  }
-}
 resource "aws_db_subnet_group" "this" { subnet_ids = aws_subnet.private[*].id }
 resource "aws_db_parameter_group" "this" {
-  family = "postgres18"
+  family      = "postgres18"
+  description = "Vitrine"
   parameter {
     name  = "rds.force_ssl"
     value = "1"
   }
+  dynamic "parameter" {
+    for_each = { idle_in_transaction_session_timeout = "300000", log_min_duration_statement = "1000", log_lock_waits = "1" }
+    content {
+      name  = parameter.key
+      value = parameter.value
+    }
+  }
+}
+resource "aws_iam_role" "monitoring" {
+  name_prefix        = "${local.name}-rds-"
+  assume_role_policy = local.assume["monitoring.rds"]
+}
+resource "aws_iam_role_policy_attachment" "monitoring" {
+  role       = aws_iam_role.monitoring.name
+  policy_arn = "${local.iam}/service-role/AmazonRDSEnhancedMonitoringRole"
 }
 resource "aws_db_instance" "this" {
   identifier                          = local.name
@@ -63,6 +41,15 @@ resource "aws_db_instance" "this" {
   final_snapshot_identifier           = "${local.name}-final"
   iam_database_authentication_enabled = true
   performance_insights_enabled        = true
+  performance_insights_kms_key_id     = aws_kms_key.this.arn
+  monitoring_interval                 = 60
+  monitoring_role_arn                 = aws_iam_role.monitoring.arn
+  enabled_cloudwatch_logs_exports     = ["postgresql", "upgrade"]
+  auto_minor_version_upgrade          = true
+  copy_tags_to_snapshot               = true
+  publicly_accessible                 = false
+  backup_window                       = "02:00-02:30"
+  maintenance_window                  = "Sun:03:30-Sun:04:30"
   db_subnet_group_name                = aws_db_subnet_group.this.name
   parameter_group_name                = aws_db_parameter_group.this.name
   vpc_security_group_ids              = [aws_security_group.this["database"].id]
@@ -85,7 +72,9 @@ resource "aws_elasticache_replication_group" "this" {
   engine                     = "valkey"
   engine_version             = "8.0"
   node_type                  = var.redis_node
-  num_cache_clusters         = 2
+  num_node_groups            = 1
+  replicas_per_node_group    = var.redis_replicas
+  maintenance_window         = "sun:04:30-sun:05:30"
   automatic_failover_enabled = true
   multi_az_enabled           = true
   at_rest_encryption_enabled = true
@@ -100,7 +89,12 @@ resource "aws_efs_file_system" "spool" {
   encrypted       = true
   kms_key_id      = aws_kms_key.this.arn
   throughput_mode = "elastic"
+  tags            = { Name = "${local.name}-spool" }
   lifecycle { prevent_destroy = true } # acknowledged events may lie in it
+}
+resource "aws_efs_backup_policy" "spool" {
+  file_system_id = aws_efs_file_system.spool.id
+  backup_policy { status = "ENABLED" }
 }
 resource "aws_efs_mount_target" "spool" {
   count           = 2
@@ -132,8 +126,9 @@ locals {
   }
 }
 resource "aws_secretsmanager_secret" "url" {
-  for_each   = toset(["VITRINE_DATABASE_URL", "VITRINE_DATABASE_OWNER_URL", "VITRINE_REDIS_URL"])
-  name       = "vitrine/${var.environment}/${lower(each.key)}"
+  #checkov:skip=CKV2_AWS_57:made of the passwords, which are rotated as ops/README.md says
+  for_each   = { VITRINE_DATABASE_URL = "database-url", VITRINE_DATABASE_OWNER_URL = "database-owner-url", VITRINE_REDIS_URL = "redis-url" }
+  name       = "vitrine/${var.environment}/${each.value}"
   kms_key_id = aws_kms_key.this.arn
 }
 resource "aws_secretsmanager_secret_version" "url" {

@@ -5,15 +5,17 @@ resource "aws_ecs_cluster" "this" {
     value = "enabled"
   }
 }
+resource "aws_ecs_cluster_capacity_providers" "this" {
+  cluster_name       = aws_ecs_cluster.this.name
+  capacity_providers = ["FARGATE", "FARGATE_SPOT"]
+}
 resource "aws_cloudwatch_log_group" "tasks" {
+  #checkov:skip=CKV_AWS_338:no audit reads it; the audit of changes is in the database
   name              = "/vitrine/${var.environment}/tasks"
-  retention_in_days = 30
+  retention_in_days = var.log_days
+  kms_key_id        = aws_kms_key.this.arn
 }
 locals {
-  assume = { for service in ["ecs-tasks", "ecs"] : service => jsonencode({
-    Version   = "2012-10-17"
-    Statement = [{ Effect = "Allow", Principal = { Service = "${service}.amazonaws.com" }, Action = "sts:AssumeRole" }]
-  }) }
   objects = "${aws_s3_bucket.this["artefacts"].arn}/*"
   archive = "${aws_s3_bucket.this["archive"].arn}/*"
   key     = { Effect = "Allow", Action = ["kms:Decrypt", "kms:GenerateDataKey"], Resource = aws_kms_key.this.arn }
@@ -40,19 +42,19 @@ locals {
   }
   tasks = {
     api = {
-      command     = ["serve"], cpu = 2048, memory = 4096, role = "api", secrets = local.stores
+      command     = ["serve"], cpu = 2048, memory = 4096, role = "api", secrets = local.stores, stop = 60
       environment = merge(local.shared, { VITRINE_WORKERS = tostring(var.api_workers), VITRINE_EVENT_SPOOL = "/spool", VITRINE_TRUSTED_PROXIES = "10.0.0.0/8", VITRINE_DRAIN_SECONDS = "15", VITRINE_GRACE_SECONDS = "30" })
     }
     worker = {
-      command     = ["worker", "--grace", "100"], cpu = 2048, memory = 8192, role = "worker", secrets = local.stores
+      command     = ["worker", "--grace", "100"], cpu = 2048, memory = var.worker_memory, role = "worker", secrets = local.stores, stop = 120
       environment = merge(local.shared, { VITRINE_TRAIN_SCHEDULE = "" })
     }
     scheduler = {
-      command     = ["worker"], cpu = 512, memory = 2048, role = "worker", secrets = local.stores
+      command     = ["worker"], cpu = 512, memory = 2048, role = "worker", secrets = local.stores, stop = 60
       environment = merge(local.shared, { VITRINE_WORKER_JOBS = "1", VITRINE_TRAIN_SCHEDULE = var.train_schedule })
     }
     migrate = {
-      command = ["migrate", "up"], cpu = 512, memory = 1024, role = "worker", environment = {}
+      command = ["migrate", "up"], cpu = 512, memory = 1024, role = null, environment = {}, stop = 30
       secrets = concat(local.stores, [{ name = "VITRINE_DATABASE_OWNER_URL", valueFrom = aws_secretsmanager_secret.url["VITRINE_DATABASE_OWNER_URL"].arn }])
     }
   }
@@ -69,7 +71,7 @@ resource "aws_iam_role_policy" "this" {
 }
 resource "aws_iam_role_policy_attachment" "execution" {
   role       = aws_iam_role.this["execution"].name
-  policy_arn = "arn:aws:iam::aws:policy/service-role/AmazonECSTaskExecutionRolePolicy"
+  policy_arn = "${local.iam}/service-role/AmazonECSTaskExecutionRolePolicy"
 }
 resource "aws_iam_role" "swap" {
   name_prefix        = "${local.name}-swap-"
@@ -77,7 +79,7 @@ resource "aws_iam_role" "swap" {
 }
 resource "aws_iam_role_policy_attachment" "swap" {
   role       = aws_iam_role.swap.name
-  policy_arn = "arn:aws:iam::aws:policy/AmazonECSInfrastructureRolePolicyForLoadBalancers"
+  policy_arn = "${local.iam}/AmazonECSInfrastructureRolePolicyForLoadBalancers"
 }
 resource "aws_ecs_task_definition" "this" {
   for_each                 = local.tasks
@@ -87,7 +89,11 @@ resource "aws_ecs_task_definition" "this" {
   cpu                      = each.value.cpu
   memory                   = each.value.memory
   execution_role_arn       = aws_iam_role.this["execution"].arn
-  task_role_arn            = aws_iam_role.this[each.value.role].arn
+  task_role_arn            = each.value.role == null ? null : aws_iam_role.this[each.value.role].arn
+  dynamic "ephemeral_storage" {
+    for_each = each.key == "worker" ? [100] : [] # fits read a shop's whole history
+    content { size_in_gib = ephemeral_storage.value }
+  }
   volume {
     name = "home"
   }
@@ -115,6 +121,7 @@ resource "aws_ecs_task_definition" "this" {
     essential              = true
     readonlyRootFilesystem = true
     user                   = "10001:10001"
+    stopTimeout            = each.value.stop
     portMappings           = each.key == "api" ? [{ containerPort = 8000 }] : []
     mountPoints = concat(
       [{ sourceVolume = "home", containerPath = "/var/lib/vitrine" }, { sourceVolume = "tmp", containerPath = "/tmp" }],
@@ -124,7 +131,7 @@ resource "aws_ecs_task_definition" "this" {
     secrets     = each.value.secrets
     logConfiguration = {
       logDriver = "awslogs"
-      options   = { awslogs-group = aws_cloudwatch_log_group.tasks.name, awslogs-region = data.aws_region.here.region, awslogs-stream-prefix = each.key }
+      options   = { awslogs-group = aws_cloudwatch_log_group.tasks.name, awslogs-region = data.aws_region.here.region, awslogs-stream-prefix = each.key, mode = "non-blocking" }
     }
   }])
 }
@@ -135,6 +142,12 @@ resource "aws_ecs_service" "api" {
   launch_type                       = "FARGATE"
   desired_count                     = var.api_minimum
   health_check_grace_period_seconds = 120
+  enable_ecs_managed_tags           = true
+  propagate_tags                    = "SERVICE"
+  deployment_circuit_breaker {
+    enable   = true
+    rollback = true
+  }
   deployment_configuration {
     strategy             = "BLUE_GREEN"
     bake_time_in_minutes = 10
@@ -161,16 +174,23 @@ resource "aws_ecs_service" "api" {
   lifecycle { ignore_changes = [desired_count] }
 }
 resource "aws_ecs_service" "background" {
-  for_each        = toset(["worker", "scheduler"])
-  name            = "${local.name}-${each.key}"
-  cluster         = aws_ecs_cluster.this.id
-  task_definition = aws_ecs_task_definition.this[each.key].arn
-  launch_type     = "FARGATE"
-  desired_count   = 1
+  for_each                           = toset(["worker", "scheduler"])
+  name                               = "${local.name}-${each.key}"
+  cluster                            = aws_ecs_cluster.this.id
+  task_definition                    = aws_ecs_task_definition.this[each.key].arn
+  launch_type                        = "FARGATE"
+  desired_count                      = 1
+  deployment_minimum_healthy_percent = 0
+  deployment_maximum_percent         = 200
+  deployment_circuit_breaker {
+    enable   = true
+    rollback = true
+  }
   network_configuration {
     subnets         = aws_subnet.private[*].id
     security_groups = [aws_security_group.this["service"].id]
   }
+  lifecycle { ignore_changes = [desired_count] }
 }
 resource "aws_appautoscaling_target" "api" {
   service_namespace  = "ecs"
@@ -190,6 +210,84 @@ resource "aws_appautoscaling_policy" "processor" {
     scale_in_cooldown  = 300
     scale_out_cooldown = 30
     predefined_metric_specification { predefined_metric_type = "ECSServiceAverageCPUUtilization" }
+  }
+}
+resource "aws_appautoscaling_policy" "requests" {
+  name               = "requests"
+  policy_type        = "TargetTrackingScaling"
+  service_namespace  = "ecs"
+  scalable_dimension = "ecs:service:DesiredCount"
+  resource_id        = aws_appautoscaling_target.api.resource_id
+  target_tracking_scaling_policy_configuration {
+    target_value       = var.requests_per_task
+    scale_in_cooldown  = 300
+    scale_out_cooldown = 30
+    predefined_metric_specification {
+      predefined_metric_type = "ALBRequestCountPerTarget"
+      resource_label         = "${aws_lb.this.arn_suffix}/${aws_lb_target_group.this["blue"].arn_suffix}"
+    }
+  }
+}
+resource "aws_appautoscaling_policy" "latency" {
+  name               = "latency"
+  policy_type        = "StepScaling"
+  service_namespace  = "ecs"
+  scalable_dimension = "ecs:service:DesiredCount"
+  resource_id        = aws_appautoscaling_target.api.resource_id
+  step_scaling_policy_configuration {
+    adjustment_type          = "PercentChangeInCapacity"
+    cooldown                 = 60
+    min_adjustment_magnitude = 1
+    step_adjustment {
+      metric_interval_lower_bound = 0
+      metric_interval_upper_bound = 0.1
+      scaling_adjustment          = 25
+    }
+    step_adjustment {
+      metric_interval_lower_bound = 0.1
+      scaling_adjustment          = 50
+    }
+  }
+}
+resource "aws_cloudwatch_metric_alarm" "latency" {
+  alarm_name          = "${local.name}-latency-high"
+  alarm_description   = "Scales the API out; wakes nobody"
+  namespace           = "AWS/ApplicationELB"
+  metric_name         = "TargetResponseTime"
+  dimensions          = { LoadBalancer = aws_lb.this.arn_suffix }
+  extended_statistic  = "p99"
+  period              = 60
+  evaluation_periods  = 2
+  threshold           = 0.1
+  comparison_operator = "GreaterThanThreshold"
+  treat_missing_data  = "notBreaching"
+  alarm_actions       = [aws_appautoscaling_policy.latency.arn]
+}
+resource "aws_appautoscaling_target" "worker" {
+  service_namespace  = "ecs"
+  scalable_dimension = "ecs:service:DesiredCount"
+  resource_id        = "service/${aws_ecs_cluster.this.name}/${aws_ecs_service.background["worker"].name}"
+  min_capacity       = 1
+  max_capacity       = var.worker_maximum
+}
+resource "aws_appautoscaling_policy" "jobs" {
+  name               = "jobs"
+  policy_type        = "TargetTrackingScaling"
+  service_namespace  = "ecs"
+  scalable_dimension = "ecs:service:DesiredCount"
+  resource_id        = aws_appautoscaling_target.worker.resource_id
+  target_tracking_scaling_policy_configuration {
+    target_value      = 2
+    scale_in_cooldown = 900
+    customized_metric_specification {
+      namespace   = "Vitrine"
+      metric_name = "vitrine_jobs_waiting"
+      statistic   = "Maximum"
+      dimensions {
+        name  = "ClusterName"
+        value = aws_ecs_cluster.this.name
+      }
+    }
   }
 }
 output "address" { value = aws_lb.this.dns_name }
