@@ -1,19 +1,27 @@
 """p99 at a fixed rate while things change, against quiet.
 
-    python ops/bench/changing.py [--runs 5] [--seconds 8]
+    python ops/bench/changing.py [--runs 5] [--seconds 8] [--only imports publications ...]
+
+Examples:
+    python ops/bench/changing.py                                       # some five minutes
+    python ops/bench/changing.py --runs 1 --seconds 4                  # a trial
+    python ops/bench/changing.py --runs 2 --only imports               # one kind of change alone
+    python ops/bench/changing.py --runs 1 --stalls                     # what holds requests up
 
 One server process alone on core 0, asked for `pdp_similar` at 40 % of what it can do by an
 open-loop driver (open_loop.py) on core 1. While things change, there are on core 1 too: an import
 of 100,000 items (the supermarket with other prices), over and over, as `vitrine import items` does
 it; a publication of rules and another model every second; a stream of events. Runs of both kinds
-in turn; the median of the runs' ratios.
+in turn; the median of the runs' ratios. `--stalls` runs the server with serve_watched.py and lists
+where its event loop was held up for 5 ms or more; its other figures mean nothing then.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
+import http.client
+import itertools
 import json
 import os
 import statistics
@@ -29,7 +37,7 @@ from typing import Any
 import msgspec
 from compare import vitrine
 from freshness import Client
-from measure import LOAD_CORE, Server, closed_loop, record, stay_on
+from measure import LOAD_CORE, Server, closed_loop, free_port, record, require_wrk, stay_on
 from shop import HOME, MERCHANT, Shop, Stores, prepared, stores
 
 from app.cli.demo.shop import ITEMS
@@ -39,6 +47,8 @@ HERE = Path(__file__).resolve().parent
 IMPORTED = 100_000
 SHARE = 0.4  # of capacity
 SWAPPED = "popular"
+KINDS = ("imports", "publications", "models", "events")
+LEAD = 2.0  # seconds of changes before a run of requests begins
 
 
 def import_files() -> list[Path]:
@@ -82,21 +92,34 @@ async def two_models(running: Stores) -> list[str]:
 class Changes:
     """All that goes on beside the requests, and how often."""
 
-    def __init__(self, running: Stores, shop: Shop, server: Server, models: Sequence[str]) -> None:
+    def __init__(
+        self,
+        running: Stores,
+        shop: Shop,
+        server: Server,
+        models: Sequence[str],
+        only: Sequence[str] = KINDS,
+    ) -> None:
         self._running = running
         self._shop = shop
         self._server = server
         self._models = models
+        self._only = only
         self._over = threading.Event()
-        self.counts = {"imports": 0, "publications": 0, "models": 0, "events": 0, "failed": 0}
+        self._numbers = itertools.count()
+        self.counts = dict.fromkeys(KINDS, 0)
+        self.failed = 0
 
     @contextmanager
     def going_on(self) -> Iterator[None]:
         self._over.clear()
-        threads = [
-            threading.Thread(target=work)
-            for work in (self._imports, self._publications, self._events)
-        ]
+        work = {
+            "imports": self._imports,
+            "publications": self._publications,
+            "models": self._swaps,
+            "events": self._events,
+        }
+        threads = [threading.Thread(target=work[kind]) for kind in self._only]
         for thread in threads:
             thread.start()
         try:
@@ -108,37 +131,32 @@ class Changes:
 
     def _imports(self) -> None:
         command = [str(Path(sys.executable).with_name("vitrine")), "import", "items"]
-        number = 0
         while not self._over.is_set():
-            path = HOME / f"changed-{number % 2}.jsonl"
-            done = subprocess.run(
+            path = HOME / f"changed-{next(self._numbers) % 2}.jsonl"
+            process = subprocess.Popen(
                 [*command, str(path), "--delta", "--merchant", MERCHANT],
                 env={**os.environ, **self._running.environment},
-                capture_output=True, text=True, check=False,
+                stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
             )  # fmt: skip
-            number += 1
-            if done.returncode:
-                self.counts["failed"] += 1
-                print(done.stderr[-500:], file=sys.stderr)
+            _, said = process.communicate()
+            if process.returncode:
+                self._fail(f"the import failed: {said[-500:]}")
                 return
             self.counts["imports"] += 1
 
     def _publications(self) -> None:
         client = Client(self._server.port, self._shop)
-        number = 0
-        while not self._over.wait(0.5):
-            number += 1
-            try:
-                if number % 2:
-                    client.call("POST", "/admin/v1/rule-sets/five/publish", {}, **{"If-Match": "*"})
-                    self.counts["publications"] += 1
-                else:
-                    model = self._models[number // 2 % len(self._models)]
-                    client.call("POST", f"/admin/v1/models/{model}/publish", {})
-                    self.counts["models"] += 1
-            except RuntimeError as error:
-                self.counts["failed"] += 1
-                print(error, file=sys.stderr)
+        while not self._over.wait(1.0):
+            self._call(
+                client, "publications", "/admin/v1/rule-sets/five/publish", {"If-Match": "*"}
+            )
+
+    def _swaps(self) -> None:
+        client = Client(self._server.port, self._shop)
+        self._over.wait(0.5)  # between the publications
+        while not self._over.wait(1.0):
+            model = self._models[self.counts["models"] % len(self._models)]
+            self._call(client, "models", f"/admin/v1/models/{model}/publish", {})
 
     def _events(self) -> None:
         client = Client(self._server.port, self._shop)
@@ -149,9 +167,23 @@ class Changes:
                 f"&i=changing-{now % 500}&s=1&c=bench&_dt={now}"
             )
             body = {"item_id": str(now), "item_name": "x", "pod_id": "home_for_you"}
-            with contextlib.suppress(RuntimeError):
-                client.call("POST", path, body)
-                self.counts["events"] += 1
+            self._call(client, "events", path, {}, body)
+
+    def _call(
+        self, client: Client, kind: str, path: str, headers: dict[str, str], body: Any = None
+    ) -> None:
+        try:
+            client.call("POST", path, body or {}, **headers)
+        except (RuntimeError, OSError, http.client.HTTPException) as error:
+            self._fail(f"{kind}: {error}")
+            client.close()
+        else:
+            self.counts[kind] += 1
+
+    def _fail(self, what: str) -> None:
+        self.failed += 1
+        if self.failed <= 5:
+            print(what, file=sys.stderr, flush=True)
 
 
 def driven(server: Server, path: Path, rate: float, seconds: float) -> dict[str, Any]:
@@ -166,44 +198,104 @@ def driven(server: Server, path: Path, rate: float, seconds: float) -> dict[str,
     return found
 
 
+def tell_stalls(path: Path, since: int) -> None:
+    """What held the event loop up, the longest together first."""
+    found: dict[str, list[float]] = {}
+    with path.open() as file:
+        file.seek(since)
+        for line in file:
+            stall = json.loads(line)
+            place = " < ".join(stall["stack"][:3])
+            found.setdefault(place, []).append(stall["ms"])
+    print(f"{'stalls':>7} {'longest, ms':>12} {'together, ms':>13}")
+    for place, times in sorted(found.items(), key=lambda one: -sum(one[1]))[:20]:
+        print(f"{len(times):>7} {max(times):>12.1f} {sum(times):>13.1f}  {place[:200]}")
+
+
+@contextmanager
+def served(running: Stores, stalls: Path | None) -> Iterator[Server]:
+    if stalls is None:
+        with vitrine(running) as server:
+            yield server
+        return
+    stalls.write_text("")
+    port = free_port()
+    command = [sys.executable, str(HERE / "serve_watched.py"), str(stalls), "--port", str(port)]
+    with Server(
+        "vitrine, watched", command, port, environment=running.environment, ready="/health/ready"
+    ) as server:
+        yield server
+
+
+QUANTILES = ("p50_ms", "p99_ms", "p999_ms", "max_ms")
+
+
+def line(name: str, run: dict[str, Any]) -> str:
+    return f"{name:<18}" + "".join(f"{run[key]:>11.2f}" for key in QUANTILES)
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=8.0)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--runs", type=int, default=5, help="Of each kind; the median counts.")
+    parser.add_argument("--seconds", type=float, default=8.0, help="Of each run.")
+    parser.add_argument("--warm-up", type=float, default=15.0, help="Seconds before anything.")
+    parser.add_argument("--only", nargs="+", choices=KINDS, default=list(KINDS))
+    parser.add_argument("--stalls", action="store_true", help="List what held requests up.")
     given = parser.parse_args()
+    require_wrk()
     stay_on(LOAD_CORE)
+    stalls = HOME / "stalls.jsonl" if given.stalls else None
     with stores() as running:
         shop = prepared(running)
         import_files()
         models = asyncio.run(two_models(running))
-        with vitrine(running) as server:
+        with served(running, stalls) as server:
             path = shop.paths / "similar"
-            for turn in range(2):  # the first warms up
-                capacity = closed_loop(server, path, seconds=3, start=turn * 7_919).rate
+            closed_loop(server, path, seconds=given.warm_up, start=50_000)
+            capacity = statistics.median(
+                closed_loop(server, path, seconds=2, start=n * 7_919).rate for n in range(3)
+            )
             rate = SHARE * capacity
-            changes = Changes(running, shop, server, models)
+            print(f"capacity {capacity:.0f} requests/s; driven at {rate:.0f}; ms:")
+            print(f"{'':<18}" + "".join(f"{key[:-3]:>11}" for key in QUANTILES), flush=True)
+            changes = Changes(running, shop, server, models, given.only)
             quiet, changing = [], []
-            for _ in range(given.runs):
+            begun = 0 if stalls is None else stalls.stat().st_size
+            for turn in range(given.runs):
                 quiet.append(driven(server, path, rate, given.seconds))
+                print(line(f"{turn + 1} quiet", quiet[-1]), flush=True)
                 with changes.going_on():
-                    time.sleep(2)  # until an import is under way
+                    time.sleep(LEAD)  # until an import is under way
                     changing.append(driven(server, path, rate, given.seconds))
-                time.sleep(1)
-    rows = {}
+                print(line(f"{turn + 1} changing", changing[-1]), changes.counts, flush=True)
+                time.sleep(2)  # until the last of it is taken in
+            if stalls is not None:
+                tell_stalls(stalls, begun)
+    rows: dict[str, Any] = {}
     for name, runs in (("quiet", quiet), ("changing", changing)):
         rows[name] = {
             key: round(statistics.median(run[key] for run in runs), 3)
-            for key in ("p50_ms", "p99_ms", "p999_ms", "max_ms", "errors")
+            for key in (*QUANTILES, "errors")
         }
-        print(f"{name:<10} {json.dumps(rows[name])}")
-    ratio = statistics.median(
-        b["p99_ms"] / a["p99_ms"] for a, b in zip(quiet, changing, strict=True)
-    )
-    print(f"p99_changing/quiet {ratio:.2f} at {rate:.0f} requests/s; {json.dumps(changes.counts)}")
+        print(line(f"median {name}", rows[name]))
+    ratios = {
+        key: statistics.median(b[key] / a[key] for a, b in zip(quiet, changing, strict=True))
+        for key in QUANTILES
+    }
+    print(line("changing/quiet", ratios))
+    print(f"{json.dumps(changes.counts)}; failed: {changes.failed}")
+    print(f"p99_changing/quiet {ratios['p99_ms']:.2f}")
+    if stalls is not None or set(given.only) != set(KINDS):
+        return  # another figure than the one that is asked for
     record(
-        {"p99_changing/quiet": round(ratio, 2)},
-        changing={"rate": round(rate), **rows, "changes": changes.counts},
-    )
+        {"p99_changing/quiet": round(ratios["p99_ms"], 2)},
+        changing={
+            "rate": round(rate), **rows, "changes": changes.counts, "failed": changes.failed,
+            "p999_changing/quiet": round(ratios["p999_ms"], 2), "runs": given.runs,
+        },
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

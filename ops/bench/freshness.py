@@ -44,6 +44,10 @@ class Client:
             raise RuntimeError(f"{method} {path}: {answer.status} {content[:500]!r}")
         return json.loads(content) if content else None
 
+    def close(self) -> None:
+        """The next call opens another connection."""
+        self._connection.close()
+
     def list(self, pod: str, rest: str) -> Any:
         return self.call("GET", f"/recommendations/v1/pods/{pod}?key={self.shop.key}&s=1&{rest}")
 

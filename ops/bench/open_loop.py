@@ -2,25 +2,27 @@
 
     python ops/bench/open_loop.py PORT FILE RATE SECONDS     # FILE as requests.lua reads it
 
-Prints one JSON object: requests, errors, p50/p99/p999/max in ms. Runs with real-time priority where
-the account may: what delays this process would count as the server's.
+Example: `python ops/bench/open_loop.py 8000 .vitrine/bench/paths/similar 500 10`. Prints one JSON
+object: requests, errors, p50/p99/p999/max in ms. Runs with real-time priority where the account
+may: what delays this process would count as the server's.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import select
 import socket
 import sys
 import time
-from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 CONNECTIONS = 48
+PATIENCE = 20.0  # seconds without any answer
 
 
 @dataclass(slots=True)
@@ -29,6 +31,54 @@ class Connection:
     intended: float = 0.0
     buffer: bytes = b""
     length: int = -1  # of the answer, once its head is there
+
+
+class Ledger:
+    """When each request was meant to be sent, and how long after that it was answered. Times are
+    seconds of one clock.
+
+    Args:
+        rate: requests a second.
+        total: how many in all.
+        begin: when the first one is meant to be sent.
+    """
+
+    def __init__(self, rate: float, total: int, begin: float) -> None:
+        self._rate = rate
+        self._begin = begin
+        self.total = total
+        self.sent = 0
+        self.times: list[float] = []
+
+    @property
+    def next_at(self) -> float | None:
+        """When the next request is meant to be sent; None: all were."""
+        return self._begin + self.sent / self._rate if self.sent < self.total else None
+
+    def take(self, now: float) -> float | None:
+        """The moment that one more request was meant for, if that has come: it counts from there,
+        however late it is sent."""
+        intended = self.next_at
+        if intended is None or intended > now:
+            return None
+        self.sent += 1
+        return intended
+
+    def answered(self, intended: float, now: float) -> None:
+        self.times.append(now - intended)
+
+    @property
+    def done(self) -> bool:
+        return len(self.times) == self.total
+
+    def figures(self) -> dict[str, float]:
+        """Quantiles in ms: the smallest time that so many requests did not exceed."""
+        ordered = sorted(self.times)
+
+        def at(share: float) -> float:
+            return round(ordered[max(math.ceil(len(ordered) * share) - 1, 0)] * 1000, 3)
+
+        return {"p50_ms": at(0.5), "p99_ms": at(0.99), "p999_ms": at(0.999), "max_ms": at(1.0)}
 
 
 def requests(path: Path, most: int) -> list[bytes]:
@@ -57,26 +107,22 @@ def drive(port: int, path: Path, rate: float, seconds: float) -> dict[str, Any]:
         connections[made.fileno()] = connection
         free.append(connection)
     watched = list(connections)
-    waiting: deque[float] = deque()  # intended times that found no free connection
-    times: list[float] = []
-    errors = sent = 0
-    begin = time.perf_counter() + 0.05
-    total = int(rate * seconds)
-    due = 0
-    while len(times) < total:
+    errors = 0
+    ledger = Ledger(rate, int(rate * seconds), time.perf_counter() + 0.05)
+    while not ledger.done:
         now = time.perf_counter()
-        while due < total and begin + due / rate <= now:
-            waiting.append(begin + due / rate)
-            due += 1
-        while waiting and free:
+        # Without a free connection what is due waits, and its time runs.
+        while free and (intended := ledger.take(now)) is not None:
             connection = free.pop()
-            connection.intended = waiting.popleft()
-            connection.socket.sendall(todo[sent % len(todo)])
-            sent += 1
-        pause = 5.0 if due >= total or not free else max(0.0, begin + due / rate - now)
+            connection.intended = intended
+            connection.socket.sendall(todo[(ledger.sent - 1) % len(todo)])
+        coming = ledger.next_at
+        pause = PATIENCE if coming is None or not free else max(0.0, coming - now)
         readable, _, _ = select.select(watched, (), (), pause)
-        if not readable and pause == 5.0:
-            raise SystemExit(f"no answer for {pause} s: {len(times)} of {total} were answered")
+        if not readable and pause == PATIENCE:
+            raise SystemExit(
+                f"no answer for {pause} s: {len(ledger.times)} of {ledger.total} were answered"
+            )
         for number in readable:
             connection = connections[number]
             data = connection.socket.recv(262_144)
@@ -91,25 +137,15 @@ def drive(port: int, path: Path, rate: float, seconds: float) -> dict[str, Any]:
                 connection.length = len(head) + 4 + int(after.split(b"\r\n")[0])
                 errors += not head.startswith(b"HTTP/1.1 2")
             if len(connection.buffer) >= connection.length:
-                times.append(time.perf_counter() - connection.intended)
+                ledger.answered(connection.intended, time.perf_counter())
                 connection.buffer, connection.length = b"", -1
                 free.append(connection)
-    times.sort()
-
-    def at(share: float) -> float:
-        return round(times[min(int(len(times) * share), len(times) - 1)] * 1000, 3)
-
-    return {
-        "requests": total,
-        "errors": errors,
-        "p50_ms": at(0.5),
-        "p99_ms": at(0.99),
-        "p999_ms": at(0.999),
-        "max_ms": at(1.0),
-    }
+    return {"requests": ledger.total, "errors": errors, **ledger.figures()}
 
 
 def main() -> None:
+    if len(sys.argv) != 5:
+        raise SystemExit(__doc__)
     port, path, rate, seconds = sys.argv[1:]
     with contextlib.suppress(PermissionError):
         os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(10))

@@ -1,12 +1,21 @@
 """What the size of a catalogue costs: import, start, memory, latency, rebuilding Redis.
 
-    python ops/bench/scale.py [--items 10000 100000 1000000]
+    python ops/bench/scale.py [--items 10000 100000 1000000] [--merchants 10] [--runs 3]
+
+Examples:
+    python ops/bench/scale.py                                   # all, some ten minutes
+    python ops/bench/scale.py --items 10000 --merchants 0 --runs 1 --seconds 2     # a trial
+    python ops/bench/scale.py --fresh                           # import and fit anew
 
 For each size a shop of generated items in embedded servers of its own: imported by
 `vitrine import items`, purchases of some of the items, `similar` (behaviour alone) and `popular`
-fitted, five rules, a server of one worker on core 0, then of two. Latency is the median of requests
-with another seed each at a fixed rate, timed from their intended moment. Memory is the
-proportional set size of all of the server's processes, divided by the workers.
+fitted, five rules. What is prepared stays below .vitrine/bench/scale, and so do the times that it
+took. Then a server of one worker on core 0, stores and load on core 1, and a server of two workers
+on all cores. `several` is one process with that many merchants of 10,000 items.
+
+Latency: requests with another seed each, nothing prepared for any, at a fixed low rate, timed from
+their intended moment; CPU of a request from a closed loop. Memory is of /proc/PID/smaps: PSS of all
+of the server's processes, divided by the workers (a supervisor is among them).
 """
 
 from __future__ import annotations
@@ -15,10 +24,12 @@ import argparse
 import asyncio
 import json
 import os
+import shutil
 import statistics
+import subprocess
 import sys
-import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +40,8 @@ import pyarrow.parquet as pq
 from changing import driven
 from compare import vitrine
 from import_items import write
-from measure import LOAD_CORE, Server, closed_loop, record, rss_bytes, stay_on
+from measure import HOME, LOAD_CORE, Server, closed_loop, record, require_wrk, stay_on
+from memory import memory
 from redis import Redis
 from shop import CANDIDATES, RESULTS, Stores
 
@@ -43,11 +55,16 @@ from app.files.event_files import EventFile
 from app.postgres.event_import import EventImport
 from app.postgres.migration import Migrations
 from app.services.import_events import ImportEvents
-from app.settings import Settings
 
-SHOP = MerchantId("bench")
 EVENTS = 200_000
-RATE, SECONDS = 200.0, 5.0
+RATE = 200.0
+SMALL = 10_000  # items of each of several merchants
+REQUESTS = 200_000
+FORMAT = "2"  # changes when what is prepared does
+
+
+def say(text: str) -> None:
+    print(f"{time.strftime('%H:%M:%S')}  {text}", flush=True)
 
 
 def rules() -> dict[str, Any]:
@@ -90,131 +107,207 @@ def purchases(path: Path, items: int) -> list[str]:
     return list(dict.fromkeys(ids))
 
 
-async def prepare(settings: Settings, folder: Path, seeds: list[str]) -> tuple[str, Path]:
-    """Events, models, pod and rules; the key, and the file of requests."""
-    container = wire(settings)
+class Prepared:
+    """One shop, or several, in stores of their own."""
+
+    def __init__(self, name: str, items: int, merchants: int) -> None:
+        self.folder = HOME / "scale" / name
+        self.items = items
+        self.merchants = [MerchantId(f"bench-{n}") for n in range(merchants)]
+        self.mark = self.folder / "prepared.json"
+        self.requests = self.folder / "requests"
+
+    def prepare(self, running: Stores, owner_url: str) -> dict[str, Any]:
+        """Times that it takes, or took."""
+        wanted = [FORMAT, self.items, len(self.merchants)]
+        if self.mark.exists():
+            state: dict[str, Any] = json.loads(self.mark.read_text())
+            if state.pop("wanted") == wanted:
+                say("prepared before")
+                return state
+        Migrations(owner_url).up()
+        catalogue, events = self.folder / "items.csv", self.folder / "events.parquet"
+        write(catalogue, self.items)
+        seeds = purchases(events, self.items)
+        times = {"import_s": 0.0, "fit_s": 0.0}
+        keys = []
+        for merchant in self.merchants:
+            key, imported, fitted = asyncio.run(one_merchant(running, merchant, catalogue, events))
+            keys.append(key)
+            times["import_s"] += imported
+            times["fit_s"] += fitted
+        catalogue.unlink()
+        with self.requests.open("w") as file:
+            for n in range(REQUESTS):
+                seed, turn = seeds[n * 7 % len(seeds)], n // len(seeds)
+                file.write(
+                    f"GET\t/recommendations/v1/pods/pdp_similar?key={keys[n % len(keys)]}&i=c{n}"
+                    f"&s=1&num_results={RESULTS}&item_id={seed}&us=t{turn}\n"
+                )
+        state = {name: round(value, 1) for name, value in times.items()}
+        self.mark.write_text(json.dumps({"wanted": wanted, **state}))
+        return state
+
+
+async def one_merchant(
+    running: Stores, merchant: MerchantId, catalogue: Path, events: Path
+) -> tuple[str, float, float]:
+    """A merchant with all that it serves; the key, seconds of the import, and of the fit."""
+    container = wire(running.settings)
     try:
-        events = folder / "events.parquet"
-        await ImportEvents(EventImport(settings.database_url or "")).run(
-            SHOP, EventFile(events, SHOP), progress=lambda *_: None
+        await container.merchants().create(merchant, "Bench", actor="bench")
+        await container.merchants().create_key(merchant, actor="bench")
+        say(f"{merchant}: vitrine import items {catalogue.name}")
+        began = time.monotonic()
+        await asyncio.to_thread(import_items, running, merchant, catalogue)
+        imported = time.monotonic() - began
+        say(f"{merchant}: imported in {imported:.1f} s; events, models, rules")
+        await ImportEvents(EventImport(running.settings.database_url or "")).run(
+            merchant, EventFile(events, merchant), progress=lambda *_: None
         )
         config = {"relation": "related", "content": 0.0, "neighbours": CANDIDATES + 40}
-        for id_, strategy, given in (("similar", "similar", config), ("popular", "popular", {})):
+        for id_, given in (("similar", config), ("popular", {})):
             await container.strategy_configurations().create(
-                SHOP, StrategyConfiguration(id=id_, strategy=strategy, config=given), "bench"
+                merchant, StrategyConfiguration(id=id_, strategy=id_, config=given), "bench"
             )
-        trained = await container.training().train(SHOP, ("similar", "popular"), actor="bench")
+        began = time.monotonic()
+        trained = await container.training().train(merchant, ("similar", "popular"), actor="bench")
+        fitted = time.monotonic() - began
         if failed := [one.error for one in trained if one.error is not None]:
             raise RuntimeError(f"{failed}")
         pod = Pod(id="pdp_similar", display_name="Similar", chain=("similar", "popular"))
-        await container.pods().create(SHOP, pod, "bench")
-        await container.follower().poll()
+        await container.pods().create(merchant, pod, "bench")
+        await container.follower().poll()  # rules are checked against the catalogue
         document = msgspec.convert(rules(), RuleSet)
-        await container.merchandise().create(SHOP, "five", "five", document, "bench")
-        await container.merchandise().publish(SHOP, "five", None, "bench", "bench")
-        key = (await container.merchants().keys(SHOP))[0].key
+        await container.merchandise().create(merchant, "five", "five", document, "bench")
+        await container.merchandise().publish(merchant, "five", None, "bench", "bench")
+        return (await container.merchants().keys(merchant))[0].key, imported, fitted
     finally:
         await container.background_redis().close()
         await container.database().close()
-    path = folder / "requests"
-    with path.open("w") as file:
-        for n in range(200_000):
-            seed = seeds[n * 7 % len(seeds)]
-            file.write(
-                f"GET\t/recommendations/v1/pods/pdp_similar?key={key}&i=c{n}&s=1"
-                f"&num_results={RESULTS}&item_id={seed}&us=t{n // len(seeds)}\n"
-            )
-    return key, path
 
 
-def rebuilt(client: Redis, key: str) -> float:
-    """Seconds until Redis, emptied, has everything again."""
-    before = client.hget(key, "version")
+def import_items(running: Stores, merchant: MerchantId, path: Path) -> None:
+    subprocess.run(
+        [str(Path(sys.executable).with_name("vitrine")), "import", "items", str(path), "--full",
+         "--merchant", merchant],
+        env={**os.environ, **running.environment}, stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE, check=True,
+    )  # fmt: skip
+
+
+def rebuilt(client: Redis, places: Sequence[str]) -> float:
+    """Seconds until Redis, emptied, has everything again, by a serving worker's own doing."""
+    before = [client.hget(place, "version") for place in places]
     client.flushall()
     began = time.monotonic()
-    while client.hget(key, "version") != before:
-        if time.monotonic() - began > 900:
-            raise RuntimeError("Redis was not rebuilt within 15 minutes")
+    while [client.hget(place, "version") for place in places] != before:
+        if time.monotonic() - began > 600:
+            raise RuntimeError("Redis was not rebuilt within 10 minutes")
         time.sleep(0.1)
     return time.monotonic() - began
 
 
-def one_size(items: int) -> dict[str, Any]:
-    with tempfile.TemporaryDirectory(prefix="vitrine-scale-") as name:
-        folder = Path(name)
-        catalogue = folder / "items.csv"
-        write(catalogue, items)
-        seeds = purchases(folder / "events.parquet", items)
-        with EmbeddedServers(folder) as servers:
-            Migrations(servers.database_owner_url).up()
-            running = Stores(
-                servers.database_url, servers.database_owner_url, servers.redis_url, "", 0,
-                home=folder,
-            )  # fmt: skip
-            row: dict[str, Any] = {"items": items}
-            row["import_s"] = round(asyncio.run(imported(running, catalogue)), 1)
-            _, path = asyncio.run(prepare(running.settings, folder, seeds))
-            with vitrine(running) as server:
-                row["start_s"] = round(server.started, 1)
-                closed_loop(server, path, seconds=2)
-                row.update(asked(server, path))
-                row["worker_gib"] = round(rss_bytes(server.pids()) / 2**30, 3)
-                with Redis.from_url(servers.redis_url) as client:
-                    place = f"vitrine:catalogue:{SHOP}:{DEFAULT_SECTION}"
-                    row["redis_mib"] = round(client.info("memory")["used_memory"] / 2**20)
-                    row["redis_rebuild_s"] = round(rebuilt(client, place), 1)
-            with vitrine(running, also={"VITRINE_WORKERS": "2"}, core=None) as server:
-                closed_loop(server, path, seconds=2)
-                row["two_workers_gib_each"] = round(rss_bytes(server.pids()) / 2**30 / 2, 3)
-                row["two_workers_rate"] = round(closed_loop(server, path, seconds=3).rate)
+def measured(shop: Prepared, *, runs: int, seconds: float) -> dict[str, Any]:
+    if not shop.mark.exists():  # what a broken run left
+        shutil.rmtree(shop.folder, ignore_errors=True)
+    shop.folder.mkdir(parents=True, exist_ok=True)
+    with EmbeddedServers(shop.folder) as servers:
+        running = Stores(
+            servers.database_url, servers.database_owner_url, servers.redis_url, "", 0,
+            home=shop.folder,
+        )  # fmt: skip
+        row: dict[str, Any] = {"items": shop.items, "merchants": len(shop.merchants)}
+        row.update(shop.prepare(running, servers.database_owner_url))
+        places = [f"vitrine:catalogue:{one}:{DEFAULT_SECTION}" for one in shop.merchants]
+        with vitrine(running) as server:
+            row["start_s"] = round(server.started, 1)
+            say(f"one worker serves after {server.started:.1f} s")
+            closed_loop(server, shop.requests, seconds=2)
+            row.update(asked(server, shop.requests, runs, seconds))
+            row["one"] = memory(server.pids()).each(1)
+            row["worker_gib"] = round(memory(server.pids()).pss / 2**30, 3)
+            say(f"{row['p50_ms']} ms, {row['worker_gib']} GiB; Redis is emptied")
+            with Redis.from_url(servers.redis_url) as client:
+                row["redis_mib"] = round(client.info("memory")["used_memory"] / 2**20)
+                row["redis_rebuild_s"] = round(rebuilt(client, places), 1)
+        with vitrine(running, also={"VITRINE_WORKERS": "2"}, core=None) as server:
+            time.sleep(1)
+            say("two workers serve")
+            closed_loop(server, shop.requests, seconds=2)
+            rates = [closed_loop(server, shop.requests, seconds=2).rate for _ in range(runs)]
+            row["two_rate"] = round(statistics.median(rates))
+            row["two"] = memory(server.pids()).each(2)
         return row
 
 
-async def imported(running: Stores, path: Path) -> float:
-    """Seconds that `vitrine import items` takes."""
-    container = wire(running.settings)
-    await container.merchants().create(SHOP, "Bench", actor="bench")
-    await container.merchants().create_key(SHOP, actor="bench")
-    await container.database().close()
-    began = time.monotonic()
-    process = await asyncio.create_subprocess_exec(
-        str(Path(sys.executable).with_name("vitrine")), "import", "items", str(path), "--full",
-        env={**os.environ, **running.environment}, stdout=asyncio.subprocess.DEVNULL,
-    )  # fmt: skip
-    if await process.wait():
-        raise RuntimeError("the import failed")
-    return time.monotonic() - began
-
-
-def asked(server: Server, path: Path) -> dict[str, Any]:
-    runs = [driven(server, path, RATE, SECONDS) for _ in range(3)]
-    found = {key: statistics.median(run[key] for run in runs) for key in ("p50_ms", "p99_ms")}
-    taken = [closed_loop(server, path, seconds=2, start=n * 7_919) for n in range(3)]
+def asked(server: Server, path: Path, runs: int, seconds: float) -> dict[str, Any]:
+    found = [driven(server, path, RATE, seconds) for _ in range(runs)]
+    taken = [closed_loop(server, path, seconds=2, start=n * 7_919) for n in range(runs)]
     return {
-        **found,
+        **{key: statistics.median(run[key] for run in found) for key in ("p50_ms", "p99_ms")},
         "cpu_us": round(statistics.median(one.cpu_us for one in taken), 1),
         "rate": round(statistics.median(one.rate for one in taken)),
     }
 
 
+LINES = (
+    ("import, s", "import_s"), ("fit, s", "fit_s"), ("start of a worker, s", "start_s"),
+    ("CPU µs a request", "cpu_us"), (f"p50 at {RATE:.0f}/s, ms", "p50_ms"),
+    (f"p99 at {RATE:.0f}/s, ms", "p99_ms"), ("requests/s, one worker", "rate"),
+    ("requests/s, two workers", "two_rate"), ("Redis, MiB", "redis_mib"),
+    ("Redis made again, s", "redis_rebuild_s"),
+)  # fmt: skip
+PARTS = ("pss", "rss", "own", "models", "models_pss", "catalogue", "code")
+
+
+def tell(rows: Sequence[dict[str, Any]]) -> None:
+    def name(row: dict[str, Any]) -> str:
+        several = f"{row['merchants']} × " if row["merchants"] > 1 else ""
+        return f"{several}{row['items']:,}"
+
+    print(f"\n{'items':<34}" + "".join(f"{name(row):>14}" for row in rows))
+    for title, key in LINES:
+        print(f"{title:<34}" + "".join(f"{row[key]:>14,}" for row in rows))
+    for which in ("one", "two"):
+        for part in PARTS:
+            title = f"MiB a worker of {which}: {part}"
+            print(f"{title:<34}" + "".join(f"{row[which][part]:>14,}" for row in rows))
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--items", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--items", type=int, nargs="*", default=[10_000, 100_000, 1_000_000])
+    parser.add_argument("--merchants", type=int, default=10, help="In one process; 0: no such row.")
+    parser.add_argument("--runs", type=int, default=3, help="Of each measurement; the median.")
+    parser.add_argument("--seconds", type=float, default=5.0, help="Of each run.")
+    parser.add_argument("--fresh", action="store_true", help="Prepare everything anew.")
     given = parser.parse_args()
+    require_wrk()
     stay_on(LOAD_CORE)
+    if given.fresh:
+        shutil.rmtree(HOME / "scale", ignore_errors=True)
+    shops = [Prepared(str(items), items, 1) for items in given.items]
+    if given.merchants:
+        shops.append(Prepared(f"{given.merchants}-merchants", SMALL, given.merchants))
     rows = []
-    for items in given.items:
-        rows.append(one_size(items))
-        print(json.dumps(rows[-1]), flush=True)
-    by_size = {row["items"]: row for row in rows}
-    figures = {}
-    if 1_000_000 in by_size:
-        figures["worker_gib_1m"] = by_size[1_000_000]["worker_gib"]
-        if 10_000 in by_size:
-            figures["latency_1m/10k"] = round(
-                by_size[1_000_000]["p50_ms"] / by_size[10_000]["p50_ms"], 2
-            )
-    record(figures, scale=rows)
+    for shop in shops:
+        say(f"{len(shop.merchants)} × {shop.items:,} items")
+        rows.append(measured(shop, runs=given.runs, seconds=given.seconds))
+        by_size = {row["items"]: row for row in rows if row["merchants"] == 1}
+        figures = {}
+        if large := by_size.get(1_000_000):
+            figures["worker_gib_1m"] = large["worker_gib"]
+            if small := by_size.get(10_000):
+                figures["latency_1m/10k"] = round(large["p50_ms"] / small["p50_ms"], 2)
+                for key in ("p99_ms", "cpu_us"):
+                    say(f"1 million against 10 thousand, {key}: {large[key] / small[key]:.2f}")
+        record(figures, scale=rows)  # of each size as soon as it is there
+    tell(rows)
+    for key, value in figures.items():
+        print(f"{key:<20} {value}")
 
 
 if __name__ == "__main__":

@@ -142,9 +142,10 @@ class Stores:
     @property
     def environment(self) -> dict[str, str]:
         """What a server of Vitrine needs. No request is refused for want of time: a closed loop
-        fills every server's queue."""
+        fills every server's queue. No spare: workers are measured, and alone on their core."""
         return {
             "VITRINE_QUEUE_SECONDS": "10",
+            "VITRINE_SPARE_WORKER": "false",
             "VITRINE_HOME": str(self.home),
             "VITRINE_DATABASE_URL": self.database_url,
             "VITRINE_REDIS_URL": self.redis_url,
