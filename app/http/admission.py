@@ -1,8 +1,8 @@
 """Beyond capacity: who is let in, by a delay that is measured and not by a number that is guessed.
 
 A process' queue is what waits while its event loop is busy. How late a timer fires tells how long
-that is. Where even the shortest of a window's delays is over the target, a queue stands that does
-not empty by itself: then, each time the loop comes round, as many of the storefronts' requests are
+that is. Where nearly all of a window's delays are over the target, a queue stands that does not
+empty by itself: then, each time the loop comes round, as many of the storefronts' requests are
 let in as it answers in a part of the target, by what those before took it; the others are refused
 with 503 and Retry-After, at a small part of the cost of an answer. So there is always work, and
 never much of it: goodput stays, and those that are let in are quick. It ends when nobody had to be
@@ -22,11 +22,12 @@ from app.telemetry.logs import get as get_log
 
 TICK: Final = 0.005  # seconds between two measurements
 WINDOW: Final = 2  # measurements at least, and
-WINDOW_SECONDS: Final = 1.0  # so long at least, after which it is looked again: a pause is over
+WINDOW_SECONDS: Final = 0.5  # so long at least, after which it is looked again: a pause is over
+SHORT: Final = 0.25  # of the delays, that are below the target where there is no queue
 FEWEST: Final = 20  # requests a second, below which it is not they that keep the process busy
 ROUND: Final = 0.3  # targets that what is let in may take: who waits does so for one or two rounds
 KEPT: Final = 0.8  # of what is known of costs, from a measurement to the next
-CALM: Final = 3  # windows in which nobody was refused, after which everybody is let in
+CALM: Final = 6  # windows in which nobody was refused, after which everybody is let in
 TINY: Final = 0.001  # what `share` is at least while there is too much
 HOLD: Final = 0.0002
 """Seconds, a connection of this process, for which one that was refused is not read from. So
@@ -79,8 +80,8 @@ class Admission:
         self._target = target
         self._clock = clock
         self._count = count
-        self._shortest = math.inf
         self._measured = 0
+        self._short = 0  # of them, delays that were below the target
         self._elapsed = 0.0
         self._most = 0.0  # requests that are let in until the next measurement
         self._let_in = 0  # since the last one
@@ -109,8 +110,8 @@ class Admission:
 
     def waited(self, seconds: float) -> None:
         """One measured delay."""
-        self._shortest = min(self._shortest, seconds)
         self._measured += 1
+        self._short += seconds <= self._target
         self._elapsed += seconds + TICK
         if self.share:
             self._learn(seconds, self._let_in)
@@ -118,12 +119,12 @@ class Admission:
             return
         if self.share:
             self._go_on()
-        elif self._shortest > self._target and self.requests >= FEWEST * self._elapsed:
+        elif self._short < SHORT * self._measured and self.requests >= FEWEST * self._elapsed:
             self.share, self._calm = TINY, 0
             self._took = self._answered = 0.0
             self._learn(self._elapsed, self.requests)
-            _log.warning("overloaded", delay=self._shortest)
-        self._measured, self._elapsed, self._shortest = 0, 0.0, math.inf
+            _log.warning("overloaded", delay=self._elapsed / self._measured)
+        self._measured, self._elapsed, self._short = 0, 0.0, 0
         self._asked = self._refused = self.requests = 0
         if self._unparsed and self._count is not None:
             self._count(self._unparsed)

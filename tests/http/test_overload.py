@@ -205,6 +205,16 @@ async def test_many_idle_connections_do_no_harm(opened: Open) -> None:
     assert (await (await house.door()).ask(ASK))[0] == 200
 
 
+async def test_a_thousand_requests_in_one_write_keep_nobody_waiting(opened: Open) -> None:
+    house = await opened()
+    greedy = await house.door()
+    greedy.send(ASK * 1000)
+    polite = await house.door()
+    assert (await polite.ask(ASK))[0] == 200
+    assert house.answered < 1000  # they take turns with everybody
+    assert [(await greedy.answer())[0] for _ in range(1000)] == [200] * 1000
+
+
 @pytest.fixture
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http_server, "SLOW_SECONDS", 0.3)
