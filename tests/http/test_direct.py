@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
 import time
 from collections.abc import AsyncIterator
@@ -18,6 +19,7 @@ from app.http.admission import Admission
 from app.http.application import build
 from app.http.server import SLOW_SECONDS, Limits, Server, listening_socket
 from app.http.storefront import Storefront, result_ids
+from app.telemetry import logs
 from app.telemetry.output import Output
 from tests.recommending_shop import KEY, RecommendingShop, after_latest, in_order
 from tests.recommending_shop import after_seeds as after
@@ -67,7 +69,7 @@ class House:
 
 
 def shop() -> RecommendingShop:
-    shop = RecommendingShop(30)
+    shop = RecommendingShop(30, budget=0.3)
     shop.strategy("popular", in_order(30))
     shop.strategy("similar", after(30))
     shop.strategy("personal", after_latest(30))
@@ -184,6 +186,7 @@ async def test_both_ways_answer_alike(tmp_path: Path) -> None:
 
 
 async def test_a_defect_is_answered_counted_and_logged(tmp_path: Path) -> None:
+    logs.configure("error", Output(os.open(tmp_path / "errors", os.O_CREAT | os.O_WRONLY)))
     async with opened(tmp_path) as house:
 
         def fail(*_: Any, **__: Any) -> Any:
@@ -200,6 +203,8 @@ async def test_a_defect_is_answered_counted_and_logged(tmp_path: Path) -> None:
             "vitrine_http_unexpected_errors_total", {"route": "/recommendations/v1/pods/{pod_id}"}
         )
         assert (failures, house.long_way) == (2, 0)
+    logs.configure("info")
+    assert (tmp_path / "errors").read_text().count("request_failed") == 2
 
 
 async def test_a_request_that_comes_in_pieces_and_several_in_one(tmp_path: Path) -> None:
@@ -235,7 +240,7 @@ async def test_a_flood_behind_an_answer_is_not_read(tmp_path: Path) -> None:
         caller = await house.caller()
         caller.writer.write(get("for_you", f"key={KEY}&ui=u-1"))
         await until(lambda: house.shop.history.reads == 1)
-        many = 5_000
+        many = 1_500
         caller.writer.write(get("none") * many)
         (protocol,) = house.server._runner.server.connections
         await until(lambda: protocol._held_back)
