@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
@@ -30,9 +31,13 @@ from vitrine_sdk.cooccurrence import damped, followed, popularity, together, typ
 from vitrine_sdk.neighbours import Neighbours, checked, strongest
 from vitrine_sdk.ranking import ranked
 from vitrine_similar.content import features, kinds, nearest
+from vitrine_similar.index import ContentIndex, is_installed
+
+log = logging.getLogger(__name__)
 
 DAY = 86_400
 ROUNDING = 1e-4  # of counts: no real one is smaller
+INDEXED = 50  # content neighbours an item, where an index finds them
 TOGETHER, CONTENT = 0, 1  # as flags: does content say more than half?
 
 Weight = Annotated[float, msgspec.Meta(ge=0, le=1000)]
@@ -70,6 +75,10 @@ class SimilarConfig(Config, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """How much content similarity may count where behaviour says nothing."""
     neighbours: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 120
     """How many are kept an item."""
+    index_from: Annotated[int, msgspec.Meta(ge=1)] = 200_000
+    """From so many items on, content neighbours (50 an item at most) are found by an approximate
+    index, if the extra `ann` is installed. Below, and without it, an item's features lead to their
+    most popular items only."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -137,9 +146,9 @@ class Similar:
     def needs(self, config: SimilarConfig) -> Needs:  # noqa: ARG002 - the contract's signature
         return Needs(seeds=True, eligible=True)
 
-    def fit(self, data: TrainingData, config: SimilarConfig, seed: int) -> Arrays:  # noqa: ARG002
+    def fit(self, data: TrainingData, config: SimilarConfig, seed: int) -> Arrays:
         counts, known, _ = _counts(data, config)
-        return self._finished(counts, known, data.items, config)
+        return self._finished(counts, known, data.items, config, seed)
 
     # What `vitrine_sdk.additive` asks for.
 
@@ -180,15 +189,20 @@ class Similar:
         items: Items,
         now: int,  # noqa: ARG002
         config: SimilarConfig,
-        seed: int,  # noqa: ARG002
+        seed: int,
     ) -> Arrays:
         n = len(items)
         cells = (counts["data"], counts["indices"], counts["indptr"])
         known: FloatArray = counts["known"]
-        return self._finished(sparse.csr_matrix(cells, shape=(n, n)), known, items, config)
+        return self._finished(sparse.csr_matrix(cells, shape=(n, n)), known, items, config, seed)
 
     def _finished(
-        self, raw: sparse.csr_matrix, known: FloatArray, items: Items, config: SimilarConfig
+        self,
+        raw: sparse.csr_matrix,
+        known: FloatArray,
+        items: Items,
+        config: SimilarConfig,
+        seed: int,
     ) -> Arrays:
         n = len(items)
         counts = damped(raw, known, 0.5, config.damping, config.shrink)
@@ -203,7 +217,7 @@ class Similar:
         if config.content > 0 and n and config.relation != "complement":
             needy = np.flatnonzero((sure < 0.9) | ~full).astype(np.int32)
             prior = known + np.linspace(0, 1e-3, n, dtype=np.float32)
-            similar = nearest(features(items), needy, prior, config.neighbours, postings=48)
+            similar = _by_content(items, needy, prior, config, seed)
             if config.relation == "substitute":
                 similar = _same_kind(similar, kind)
         return _blend(behaviour, similar, sure, config.content, config.neighbours)
@@ -214,6 +228,17 @@ class Similar:
         return SimilarModel(
             neighbours, Neighbours(neighbours.offsets, neighbours.items, behavioural), items
         )
+
+
+def _by_content(
+    items: Items, rows: IntArray, prior: FloatArray, config: SimilarConfig, seed: int
+) -> Neighbours:
+    if len(items) >= config.index_from:
+        if is_installed():
+            keep = min(config.neighbours, INDEXED)
+            return ContentIndex(features(items), seed).nearest(rows, keep)
+        log.warning("%d items and no index: install vitrine-similar[ann]", len(items))
+    return nearest(features(items), rows, prior, config.neighbours, postings=48)
 
 
 def _counts(
