@@ -138,6 +138,20 @@ class Column:
         firsts[_view(self._owners, np.int32)[::-1]] = _view(self._values, np.int32)[::-1]
         return firsts
 
+    def cells(self, *, first_only: bool) -> tuple[IntArray, IntArray]:
+        """Value codes of all codes: those of code `c` are ``values[offsets[c]:offsets[c + 1]]``.
+
+        Args:
+            first_only: of each code its first value alone.
+        """
+        counts = np.bincount(_view(self._owners, np.int32), minlength=self.size)
+        ends = counts.cumsum()
+        values = np.array(self._values, np.int32)
+        if first_only:
+            values = values[(ends - counts)[counts > 0]]
+            ends = (counts > 0).cumsum()
+        return np.concatenate(([0], ends)).astype(np.int32), values
+
     def grow(self, capacity: int) -> None:
         self.codes = _grown(self.codes, capacity, 0)
 

@@ -300,6 +300,19 @@ class Program:
         self._pinned: tuple[int, int, IntArray] = (-1, -1, np.empty(0, np.int32))
         self._uses = 0
         self._sums: Sums | None = None  # of every signature, where it is used often
+        self.drops = bool(
+            self._leaves_out or self.timed_drops or self.relatives or self.min_relevance
+        )
+        """Whether it can leave anything out."""
+        self.boosts = bool(self._boosts or self.timed_boosts)
+        self.places = bool(self.claims or self.caps or self.shares)
+        """Whether it does more with an ordered list than to cut it."""
+        self.drops_by_signature = not (self.timed_drops or self.relatives or self.min_relevance)
+        """Whether what it leaves out is said by signatures alone."""
+        self.arranges_by_signature = not (
+            self.claims or self.shares or self.rotation or self.timed_boosts
+        )
+        """Whether an order by signatures and caps is all that it does with a list."""
 
     @property
     def rules(self) -> Sequence[RankedRule]:
@@ -311,20 +324,6 @@ class Program:
     @property
     def is_empty(self) -> bool:
         return not self._groups
-
-    @property
-    def drops(self) -> bool:
-        """Whether it can leave anything out."""
-        return bool(self._leaves_out or self.timed_drops or self.relatives or self.min_relevance)
-
-    @property
-    def boosts(self) -> bool:
-        return bool(self._boosts or self.timed_boosts)
-
-    @property
-    def places(self) -> bool:
-        """Whether it does more with an ordered list than to cut it."""
-        return bool(self.claims or self.caps or self.shares)
 
     @property
     def is_timed(self) -> bool:
@@ -351,15 +350,20 @@ class Program:
 
     def says(self, signatures: IntArray) -> Sums:
         """What rules whose expressions are the same at every time say of signatures."""
+        sums = self.said()
+        return self._added_up(signatures, whole=False) if sums is None else sums.of(signatures)
+
+    def said(self) -> Sums | None:
+        """`says` of every signature that there is; None: it is used too seldom."""
         sums = self._sums
         if sums is not None and len(sums) >= self._signatures.count:
-            return sums.of(signatures)
+            return sums
         self._uses += 1
-        if self._uses > OFTEN and self._is_cheap():
-            every = np.arange(self._signatures.count, dtype=np.int32)
-            self._sums = self._added_up(every, whole=True)
-            return self._sums.of(signatures)
-        return self._added_up(signatures, whole=False)
+        if self._uses <= OFTEN or not self._is_cheap():
+            return None
+        every = np.arange(self._signatures.count, dtype=np.int32)
+        self._sums = self._added_up(every, whole=True)
+        return self._sums
 
     def eligible(self, index: ItemIndex, rows: IntArray) -> BoolArray | None:
         """Which of a model's rows are not left out, for a strategy to choose from; None: most are

@@ -146,6 +146,10 @@ class Signatures:
 
     def of(self, rows: IntArray) -> IntArray:
         """The signatures of rows, all >= 0."""
+        return self.by_row(rows)[rows]
+
+    def by_row(self, rows: IntArray) -> IntArray:
+        """The signature of every row; that of `rows`, all >= 0, is true."""
         index = self._index
         if len(self._of) < len(index.changed):
             self._grow()
@@ -153,7 +157,7 @@ class Signatures:
             stale = index.changed[rows] > self._signed[rows]
             if stale.any():
                 self._sign(rows[stale])
-        return self._of[rows]
+        return self._of
 
     def sizes(self) -> npt.NDArray[np.int64]:
         """How many rows have each signature, as far as they are signed."""

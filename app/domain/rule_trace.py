@@ -14,7 +14,7 @@ from app.domain.explanation import ActiveRule, Effect, Slot
 from app.domain.rule_compile import CompiledRules
 from app.domain.rule_program import KEEP, Program, RankedRule
 from app.domain.ruling import Arranged, RequestRuling
-from app.domain.selection import Admits, Pool
+from app.domain.selection import Admits, DropTable, Pool
 from vitrine_sdk import BoolArray, FloatArray, IntArray
 
 
@@ -56,6 +56,9 @@ class TracedRuling:
             kept = dropped == KEEP
         self.seconds += time.perf_counter() - started
         return kept
+
+    def drops(self, rows: IntArray, source: int) -> DropTable | None:  # noqa: ARG002  # the port's
+        return None  # which rule leaves out what is told by `keeps`
 
     def arrange(self, pool: Pool, want: int, admits: Admits) -> Pool:
         started = time.perf_counter()

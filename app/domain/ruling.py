@@ -42,8 +42,8 @@ from app.domain.rule_compile import CompiledRules, PodRules
 from app.domain.rule_items import ItemExpression
 from app.domain.rule_places import Places
 from app.domain.rule_program import KEEP, Program
-from app.domain.selection import Admits, Pool
-from vitrine_sdk import BoolArray, FloatArray, IntArray
+from app.domain.selection import NO_TABLE, Admits, DropTable, Pool
+from vitrine_sdk import BoolArray, FloatArray, IntArray, kernel
 
 OVERFETCH: Final = 5
 OVERFETCH_LEAVING_OUT: Final = 10
@@ -142,6 +142,18 @@ class RequestRuling:
         kept: BoolArray = self.dropped(program, rows, scores) == KEEP
         return kept
 
+    def drops(self, rows: IntArray, source: int) -> DropTable | None:
+        program = self.program(source)
+        if not program.drops or not len(rows):
+            return NO_TABLE
+        if not program.drops_by_signature:
+            return None
+        signatures = self._rules.signatures.by_row(rows)
+        said = program.said()
+        if said is None:
+            return None
+        return NO_TABLE if said.drop is None else (signatures, said.drop)
+
     def dropped(self, program: Program, rows: IntArray, scores: FloatArray | None) -> IntArray:
         """For each row the rank of the first rule that leaves it out, or KEEP.
 
@@ -164,7 +176,36 @@ class RequestRuling:
         return dropped
 
     def arrange(self, pool: Pool, want: int, admits: Admits) -> Pool:
+        if kernel.compiled is not None and kernel.plain(pool.scores, kernel.FLOAT32):
+            quickly = self._arranged_by_signature(pool, want)
+            if quickly is not None:
+                return quickly
         return self.arranged(pool, want, admits).pool
+
+    def _arranged_by_signature(self, pool: Pool, want: int) -> Pool | None:
+        """The same, where boosts by signature and caps are all that rules do with the list."""
+        rows = pool.rows
+        program = self.program(int(pool.sources[0]) if len(rows) else 0)
+        if not program.arranges_by_signature or kernel.compiled is None:
+            return None
+        signatures = boosts = None
+        if program.boosts:
+            signatures = self._rules.signatures.by_row(rows)
+            said = program.said()
+            if said is None:
+                return None
+            boosts = said.boost
+        caps = []
+        for cap in program.caps:
+            table = self._rules.cap_values.table(cap.action)
+            if table is not None:
+                caps.append((*table, cap.action.count, cap.action.first))
+        ordered = kernel.compiled.arrange(
+            rows, pool.scores, pool.sources, pool.reasons,
+            signatures, boosts, positions(len(rows)), caps, want,
+        )  # fmt: skip
+        rows, scores, sources, reasons = ordered
+        return Pool(rows, scores, sources, reasons, None, pool.labels)
 
     def arranged(self, pool: Pool, want: int, admits: Admits) -> Arranged:
         """`arrange`, with what made the list."""
@@ -262,13 +303,19 @@ def relevance_by_source(
     return relative
 
 
+def positions(count: int) -> npt.NDArray[np.int64]:
+    """Where candidates compete before boosts and buries; of so many, or more."""
+    global _positions
+    if count > len(_positions):
+        places = np.arange(1, 2 * count + 1, dtype=np.float64)
+        _positions = np.round(np.log2(places) * _DOUBLE).astype(np.int64)
+    return _positions
+
+
 def boosted_order(boost: FloatArray) -> IntArray:
     """The order in which candidates compete, given the sum of strengths of each, best first."""
-    global _positions
-    if len(boost) > len(_positions):
-        places = np.arange(1, 2 * len(boost) + 1, dtype=np.float64)
-        _positions = np.round(np.log2(places) * _DOUBLE).astype(np.int64)
-    position = _positions[: len(boost)] - (boost * np.float32(_DOUBLE / 2)).astype(np.int64)
+    shift = (boost * np.float32(_DOUBLE / 2)).astype(np.int64)
+    position = positions(len(boost))[: len(boost)] - shift
     return position.argsort(kind="stable").astype(np.int32)
 
 

@@ -6,7 +6,7 @@ All of it works on arrays of rows of an `ItemIndex`; there is no object a candid
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from app.domain.expression import CompiledExpression
 from app.domain.item_index import ItemIndex
-from vitrine_sdk import BoolArray, Candidates, FloatArray, IntArray
+from vitrine_sdk import BoolArray, Candidates, FloatArray, IntArray, kernel
 
 CodeArray = npt.NDArray[np.uint8]
 
@@ -62,6 +62,11 @@ EMPTY_POOL: Final = Pool(
 BROUGHT: Final = 255
 """The source of what a rule brought, and no strategy."""
 
+NO_TABLE: Final = (None, None)
+"""`Ruling.drops` where no rule leaves anything out."""
+
+_NO_PARTS: Final[list[tuple[IntArray, LeftOut]]] = []
+
 # A column of each source's number, of which pools take the beginning. A chain has 8 at most.
 _SOURCES: Final = tuple(np.full(MAX_CANDIDATES, source, np.uint8) for source in range(8))
 
@@ -70,6 +75,10 @@ AtHand = Callable[[IntArray], BoolArray]
 
 Ordering = Callable[["Pool", int], "Pool"]
 """Another order of what qualified, of which so many are wanted: see `app.domain.objective`."""
+
+DropTable = tuple[IntArray, IntArray] | tuple[None, None]
+"""The signature of each row of the index, and by signature the rank of the first rule that leaves
+it out, or `rule_program.KEEP`; or nothing, where no rule leaves anything out."""
 
 Admits = Callable[[IntArray], BoolArray]
 """Which rows (>= 0) the request itself allows: available, its filters, no seed, not seen, ..."""
@@ -102,6 +111,10 @@ class Ruling(Protocol):
         """Which of a strategy's candidates may stay; None: all."""
         ...
 
+    def drops(self, rows: IntArray, source: int) -> DropTable | None:
+        """`keeps` as a table; None: `keeps` is to be asked."""
+        ...
+
     def arrange(self, pool: Pool, want: int, admits: Admits) -> Pool:
         """The final order, at most `want` results: boosts, caps, shares, slots. It may bring rows
         that are not in the pool (their source is BROUGHT); `admits` says which the request
@@ -130,7 +143,7 @@ class Exclusions:
         return len(self._set)
 
     @property
-    def parts(self) -> Sequence[tuple[IntArray, LeftOut]]:
+    def parts(self) -> list[tuple[IntArray, LeftOut]]:
         """Rows and their reason; a row may be in several."""
         return self._parts
 
@@ -199,20 +212,27 @@ class Selection:
         """Take what qualifies of a strategy's candidates (`rows` are theirs), at most
         `keep_at_most` of them; how many that were."""
         self._examined.append(rows)
-        self._left_out_before = list(self.left_out)
-        keep = self._qualify(rows, candidates.scores, source)
-        places = keep.nonzero()[0][:keep_at_most]
-        taken = len(places)
+        self._left_out_before = self.left_out.copy()
+        places = self._places(rows, candidates.scores, source, keep_at_most)
+        # The first ones, without a gap, are mostly all that qualify: views will do.
+        if isinstance(places, int):
+            taken = places
+            pool = Pool(
+                rows[:taken],
+                candidates.scores[:taken],
+                _SOURCES[source][:taken],
+                candidates.reasons[:taken],
+            )
+        else:
+            taken = len(places)
+            pool = Pool(
+                rows.take(places),
+                candidates.scores.take(places),
+                _SOURCES[source][:taken],
+                candidates.reasons.take(places),
+            )
         if not taken:
             return 0
-        # The first ones, without a gap, are mostly all that qualify: views will do.
-        which = slice(taken) if taken == int(places[-1]) + 1 else places
-        pool = Pool(
-            rows[which],
-            candidates.scores[which],
-            _SOURCES[source][:taken],
-            candidates.reasons[which],
-        )
         self._pools.append(pool)
         self.count += taken
         if self._trace is not None:
@@ -271,6 +291,32 @@ class Selection:
         if self._at_hand is not None:
             keep = keep & self._at_hand(rows)
         return keep
+
+    def _places(
+        self, rows: IntArray, scores: FloatArray, source: int, at_most: int
+    ) -> int | npt.NDArray[np.int64]:
+        """Places of those that qualify, at most so many; how many, where those are the first ones
+        without a gap."""
+        compiled, ruling = kernel.compiled, self._ruling
+        if compiled is not None and self._trace is None and kernel.plain(rows, kernel.INT32):
+            table = NO_TABLE if ruling is None else ruling.drops(rows, source)
+            if table is not None:
+                index, exclusions = self._index, self._exclusions
+                return compiled.qualify(  # type: ignore[no-any-return]
+                    rows,
+                    index.available,
+                    None if self._filters is None else self._filters.mask(rows),
+                    index.marks,
+                    _NO_PARTS if exclusions is None else exclusions.parts,
+                    [pool.rows for pool in self._pools],
+                    None if self._at_hand is None else self._at_hand(rows),
+                    *table,
+                    self.left_out,
+                    at_most,
+                )
+        places = self._qualify(rows, scores, source).nonzero()[0][:at_most]
+        taken = len(places)
+        return taken if not taken or taken == int(places[-1]) + 1 else places
 
     def _qualify(self, rows: IntArray, scores: FloatArray, source: int) -> BoolArray:
         index = self._index

@@ -212,6 +212,9 @@ class Only:
     def keeps(self, rows: IntArray, scores: Any, source: int) -> BoolArray:
         return np.isin(rows, list(self.rows))
 
+    def drops(self, rows: IntArray, source: int) -> None:
+        return None  # ask `keeps`
+
     def arrange(self, pool: Pool, want: int, admits: Admits) -> Pool:
         turned = slice(None, None, -1)
         pool = Pool(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from app.domain import rule_program
 from app.domain.catalogue import ItemFeatures, ItemId
 from app.domain.event import Shopper
 from app.domain.item_index import ItemIndex
@@ -24,7 +25,7 @@ from app.domain.rule_check import check
 from app.domain.rule_compile import CompiledRules
 from app.domain.ruling import ruling_for
 from app.domain.selection import BROUGHT, Exclusions, LeftOut, Pool, Selection
-from vitrine_sdk import Candidates, EventType
+from vitrine_sdk import Candidates, EventType, kernel
 
 NOW = dt.datetime(2026, 11, 24, 12, 0, tzinfo=dt.UTC).timestamp()  # a Tuesday
 DAY = 86_400
@@ -32,6 +33,19 @@ CHAIN = (("first", "similar"), ("second", "popular"))
 EXAMPLES = 40
 BRANDS = ("acme", "bolt", "core")
 ATTRIBUTES = frozenset({"brand", "color", "size"})
+
+
+@pytest.fixture(scope="module", autouse=True, params=["kernel", "twin"])
+def how_it_is_chosen(request: pytest.FixtureRequest) -> Iterator[None]:
+    """By the compiled kernel, and without one."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "twin":
+            patch.setattr(kernel, "compiled", None)
+        elif kernel.compiled is None:
+            pytest.skip("no kernel was built")
+        else:
+            patch.setattr(rule_program, "OFTEN", 0)  # else tables are made from the third use on
+        yield
 
 
 def item(number: int, **fields: Any) -> ItemFeatures:
@@ -962,3 +976,71 @@ def test_what_rules_ask_of_items_is_not_worked_out_again_where_it_is_the_same() 
     assert numbers(shop.ids()) == [1, 3, 5, 7, 9]
     shop.publish(rule({"type": "bury", "items": ACME, "strength": 9}))
     assert shop.rules.signatures is not signatures
+
+
+item_tests = st.sampled_from(
+    [RED, ACME, BOLT, {"type": "range", "attribute": "price", "at_most": 150}]
+)
+common_actions = (
+    st.builds(lambda items: {"type": "exclude", "items": items}, item_tests)
+    | st.builds(
+        lambda kind, items, strength: {"type": kind, "items": items, "strength": strength},
+        st.sampled_from(["boost", "bury"]),
+        item_tests,
+        st.integers(1, 10),
+    )
+    | st.builds(
+        lambda count, first, attribute, values: {
+            "type": "at_most", "count": count, "first": first, **attribute,
+            **({"values": values} if values and attribute == {"attribute": "brand"} else {}),
+        },
+        st.integers(0, 4),
+        st.integers(1, 20),
+        st.sampled_from([{"attribute": "brand"}, {"attribute": "size"}, {"attribute": "group_id"}]),
+        st.sampled_from([[], ["acme"], ["bolt", "core"]]),
+    )
+)  # fmt: skip
+
+
+@settings(max_examples=4 * EXAMPLES, deadline=None)
+@given(
+    actions=st.lists(common_actions, max_size=6),
+    order=st.permutations(range(30)),
+    away=st.sets(st.integers(0, 29), max_size=6),
+    sizes=st.lists(st.sets(st.sampled_from("smlx")), min_size=30, max_size=30),
+    first=st.integers(0, 30),
+    want=st.integers(1, 30),
+)
+def test_the_kernel_and_its_twin_choose_the_same(
+    actions: list[Any],
+    order: list[int],
+    away: set[int],
+    sizes: list[set[str]],
+    first: int,
+    want: int,
+) -> None:
+    items = [
+        item(n, available=n not in away, attributes={"size": tuple(sorted(sizes[n]))})
+        for n in range(30)
+    ]
+    shop = Shop(rule(*actions) if actions else rule(ONLY_RED), items=items)
+    ids = [f"i{n}" for n in order]
+    offers = [ids[:first], ids[first // 2 :]]  # the second offers some of the first's again
+
+    def chosen() -> tuple[Any, ...]:
+        pool, selection = shop.pool(want, offers=offers, seeds=["i3"])
+        arrays = (pool.rows, pool.scores, pool.sources, pool.reasons)
+        assert not shop.index.marks.any()
+        types = [array.dtype for array in arrays]
+        return types, [array.tolist() for array in arrays], selection.left_out, selection.count
+
+    compiled = kernel.compiled
+    if compiled is None:
+        return  # the module's other turn compares them
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rule_program, "OFTEN", 0)
+        patch.setattr(kernel, "compiled", None)
+        expected = chosen()
+        patch.setattr(kernel, "compiled", compiled)
+        assert chosen() == expected
+        assert chosen() == expected, "scratch is left clean"

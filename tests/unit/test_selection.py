@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -13,10 +15,21 @@ from app.domain.expression import AnyOf, CompiledExpression
 from app.domain.item_index import ItemIndex
 from app.domain.rendered import RenderedItems
 from app.domain.selection import Exclusions, LeftOut, Selection
-from vitrine_sdk import Candidates
+from vitrine_sdk import Candidates, kernel
 
 ITEMS = 24
 RED = AnyOf("color", ("red",))
+
+
+@pytest.fixture(scope="module", autouse=True, params=["kernel", "twin"])
+def how_it_is_chosen(request: pytest.FixtureRequest) -> Iterator[None]:
+    """By the compiled kernel, and without one."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "twin":
+            patch.setattr(kernel, "compiled", None)
+        elif kernel.compiled is None:
+            pytest.skip("no kernel was built")
+        yield
 
 
 def index_of(available: list[bool], red: list[bool]) -> ItemIndex:

@@ -29,7 +29,7 @@ def qualify(
     drops: IntArray | None,
     left_out: list[int],
     at_most: int,
-) -> int | IntArray: ...
+) -> int | _Longs: ...
 def arrange(
     rows: IntArray,
     scores: FloatArray,

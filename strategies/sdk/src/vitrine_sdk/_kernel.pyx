@@ -338,7 +338,7 @@ def qualify(
     if drops is not None:
         signature = <int32_t*> data(signatures, 4, &signature_count)
         drop = <int32_t*> data(drops, 4, &drop_count)
-    cdef int32_t* out = <int32_t*> room((count + 1) * sizeof(int32_t))
+    cdef int64_t* out = <int64_t*> room((count + 1) * sizeof(int64_t))
     for i in range(count):
         if row[i] >= available_count or row[i] >= mark_count:
             raise IndexError(f"row {row[i]} of {available_count}")
@@ -372,7 +372,7 @@ def qualify(
             elif drop != NULL and drop[signature[row[i]]] != KEEP:
                 gone[RULED] += 1
             elif taken < at_most:
-                out[taken] = <int32_t> i
+                out[taken] = i
                 last = i
                 taken += 1
     finally:
@@ -391,8 +391,8 @@ def qualify(
             left_out[i] += gone[i]
     if last + 1 == taken:
         return taken
-    places = empty(taken, int32)
-    memcpy(data(places, 4, &i), out, taken * sizeof(int32_t))
+    places = empty(taken, int64)
+    memcpy(data(places, 8, &i), out, taken * sizeof(int64_t))
     return places
 
 
