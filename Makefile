@@ -35,7 +35,12 @@ demo: $(INSTALLED)  ## A supermarket on 127.0.0.1:8000 (PORT=, DATA=path of anot
 test: $(INSTALLED)  ## All quick tests, the linters and the type checker
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m 'not slow'
 
-test-full: $(INSTALLED)  ## All tests
+$(VENV)/.dask: $(INSTALLED) ops/constraints/dask.txt
+	$(BIN)/python -m pip install --quiet --constraint ops/constraints/python.txt \
+		--constraint ops/constraints/dask.txt dask distributed
+	@touch $@
+
+test-full: $(INSTALLED) $(VENV)/.dask  ## All tests, a fit on a Dask cluster too
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 stability: $(INSTALLED)  ## Failures and overload under load, about 15 minutes: .vitrine/stability.{json,html}
