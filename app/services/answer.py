@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import msgspec
@@ -94,6 +94,12 @@ class Answer:
     sources: CodeArray
     fallback: str | None = None  # why the first in the chain did not answer
     degraded: tuple[str, ...] = ()  # what was away
+    strategy: str | None = field(init=False)
+    """The configuration that gave the first result."""
+
+    def __post_init__(self) -> None:
+        sources = self.sources
+        self.strategy = self._strategy(int(sources[0])) if len(sources) else None
 
     def body(self, result_id: str) -> bytes:
         return b"".join((*self.parts, result_id.encode(), TAIL))
@@ -101,11 +107,6 @@ class Answer:
     @property
     def head(self) -> bytes:
         return b"".join(self.parts)
-
-    @property
-    def strategy(self) -> str | None:
-        """The configuration that gave the first result."""
-        return self._strategy(int(self.sources[0])) if len(self.sources) else None
 
     @property
     def items(self) -> tuple[ItemId, ...]:

@@ -85,7 +85,9 @@ class Recommend:
         self._history_length = history_length
         self._sample_rate = sample_rate
         self._answered: dict[tuple[MerchantId, str, str | None], Tally] = {}
-        self._dropped = [metrics.dropped_candidates.labels(r.name.lower()).inc for r in LeftOut]
+        self._dropped = [
+            metrics.tally(metrics.dropped_candidates, reason.name.lower()).inc for reason in LeftOut
+        ]
         self._hit = metrics.tally(metrics.prepared_lists, "hit")
         self._missed = metrics.tally(metrics.prepared_lists, "miss")
         self.prepared_lists = PreparedLists(prepared_bytes)

@@ -66,8 +66,8 @@ class Showing:
         self._chain = chain
         self._share = share
         self._breaker = Breaker(failures, pause)
-        self._hits = metrics.near_cache_hits.inc
-        self._misses = metrics.near_cache_misses.inc
+        self._hits = metrics.tally(metrics.near_cache_hits).inc
+        self._misses = metrics.tally(metrics.near_cache_misses).inc
 
     async def show(self, asked: PodRequest, chosen: Chosen) -> tuple[Chosen, Sequence[bytes]]:
         """The items' JSON, each without its closing brace. What cannot be shown is replaced by what
