@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import inspect
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import msgspec
 
+from app.domain.catalogue import ItemId
 from app.domain.explanation import (
     Candidate,
     Explanation,
@@ -143,8 +144,11 @@ class _WatchedRunner:
 class _WatchedRulings:
     """Rulings that remember what they did, and may be asked for another time than now."""
 
-    def __init__(self, rulings: MerchantRulings | None, at: float | None) -> None:
+    def __init__(
+        self, rulings: MerchantRulings | None, at: float | None, *, traced: bool = True
+    ) -> None:
         self._rulings = rulings
+        self._traced = traced
         self.at = at
         self.ruling_: TracedRuling | None = None
 
@@ -165,6 +169,8 @@ class _WatchedRulings:
         if self._rulings is None:
             return None
         ruling = self._rulings.ruling(pod, request, index, seeds, history, self.at)
+        if not self._traced:
+            return ruling
         rules = self._rulings.compiled(index)
         if ruling is None or rules is None:
             return None
@@ -204,6 +210,36 @@ class Explain:
         self._history_length = history_length
         self._clock = clock
         self._metrics = Metrics()
+        self._untraced = self._recommend(runner)
+
+    async def items(
+        self,
+        snapshot: ServingSnapshot,
+        request: RecommendationRequest,
+        *,
+        rulings: MerchantRulings | None,
+        at: float | None = None,
+    ) -> tuple[Sequence[ItemId], float]:
+        """What `run` answers, alone, and for which time rules were asked: a tenth of the work.
+        Raises as `run` does."""
+        watched = _WatchedRulings(rulings, at, traced=False)
+        answer = await self._untraced.recommend(replace(snapshot, rulings=watched), request)
+        return answer.items, self._clock() if watched.at is None else watched.at
+
+    def _recommend(self, runner: Runner) -> Recommend:
+        return Recommend(
+            runner,
+            self._histories,
+            self._features,
+            _NoSamples(),
+            self._metrics,
+            random=lambda: 1.0,
+            budget=BUDGET,
+            overfetch=self._overfetch,
+            history_length=self._history_length,
+            prepared_bytes=1,
+            sample_rate=0.0,
+        )
 
     async def run(
         self,
@@ -226,19 +262,7 @@ class Explain:
         runner = _WatchedRunner(self._runner)
         watched = _WatchedRulings(rulings, at)
         trace = WrittenTrace()
-        recommend = Recommend(
-            runner,
-            self._histories,
-            self._features,
-            _NoSamples(),
-            self._metrics,
-            random=lambda: 1.0,
-            budget=BUDGET,
-            overfetch=self._overfetch,
-            history_length=self._history_length,
-            prepared_bytes=1,
-            sample_rate=0.0,
-        )
+        recommend = self._recommend(runner)
         served = snapshot.pod(request.pod_id)
         started = time.perf_counter()
         answer = await recommend.recommend(replace(snapshot, rulings=watched), request, trace=trace)

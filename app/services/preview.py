@@ -176,12 +176,12 @@ class Previews:
         for sample in samples:
             try:
                 request = msgspec.convert(sample, RecommendationRequest)
-                old, _ = await self._explain.run(snapshot, request, rulings=in_force)
+                old, at = await self._explain.items(snapshot, request, rulings=in_force)
                 await asyncio.sleep(0)
-                new, _ = await self._explain.run(snapshot, request, rulings=rulings, at=old.at)
+                new, _ = await self._explain.items(snapshot, request, rulings=rulings, at=at)
             except (msgspec.ValidationError, VitrineError):
                 continue
-            lists.append((old.answer.items, new.answer.items))
+            lists.append((old, new))
             await asyncio.sleep(0)
         return lists, len(samples) - len(lists)
 

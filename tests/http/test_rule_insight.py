@@ -178,9 +178,9 @@ async def test_shoppers_come_in_between_the_requests_of_a_preview(shop: RuledSho
     turns: list[str] = []
 
     class Watched:
-        async def run(self, *arguments: Any, **named: Any) -> Any:
+        async def items(self, *arguments: Any, **named: Any) -> Any:
             turns.append("preview")
-            return await explain.run(*arguments, **named)
+            return await explain.items(*arguments, **named)
 
     class Recent:
         async def recent(self, *_: Any) -> Any:
