@@ -16,12 +16,13 @@ import os
 import shutil
 import sys
 import time
+import traceback
 from pathlib import Path
 
 import uvloop
 
 from ops.stability import report
-from ops.stability.load import EVENTS, capacity
+from ops.stability.load import EVENTS, Record, capacity
 from ops.stability.scenarios import ALL, PROTECTED, soak
 from ops.stability.scene import Result, Scene
 from ops.stability.world import ITEMS, open_world
@@ -54,7 +55,10 @@ async def run(arguments: argparse.Namespace) -> list[Result]:
         scene = Scene(world, rate, arguments.scale, arguments.unprotected)
         for name in names:
             print(f"{time.perf_counter() - began:5.0f} s  {name} …", flush=True)
-            results.append(await ALL[name](scene))
+            try:
+                results.append(await ALL[name](scene))
+            except Exception:  # noqa: BLE001  # it is told, and the others are played
+                results.append(Result(name, {}, Record(), wrong=[traceback.format_exc()]))
             _tell(results[-1])
         if arguments.soak:
             results.append(await soak(scene, arguments.soak))

@@ -19,6 +19,7 @@ from typing import Any, Final
 
 import psutil
 
+from ops.stability.changes import catalogue_changed
 from ops.stability.crowds import connections, overload
 from ops.stability.hostile import hostile_bytes, hostile_calls, hostile_parsers
 from ops.stability.load import CUT, Load, facts, percentile, recovery
@@ -297,11 +298,19 @@ ALL: Final[dict[str, Callable[[Scene], Awaitable[Result]]]] = {
     "plugins": plugins,
     "overload": overload,
     "connections": connections,
+    "catalogue_changed": catalogue_changed,
     "hostile_bytes": hostile_bytes,
     "hostile_calls": hostile_calls,
     "hostile_parsers": hostile_parsers,
 }
 # What can be switched off, so that the scenario must fail.
 PROTECTED: Final = (
-    "redis_stalled", "postgres_killed", "worker_killed", "rolling_restart", "plugins", "overload",
-)  # fmt: skip
+    "redis_stalled",
+    "redis_slow",
+    "postgres_killed",
+    "both_killed",
+    "worker_killed",
+    "rolling_restart",
+    "plugins",
+    "overload",
+)

@@ -181,14 +181,23 @@ class World:
         await asyncio.to_thread(self.service.process.wait)
 
     async def call(self, method: str, path: str, body: Any = None) -> Any:
+        data = None if body is None else json.dumps(body).encode()
+        return await self._send(method, path, data, "application/json")
+
+    async def upload(self, items: str) -> Any:
+        """Starts the import of a CSV file, beside what there is."""
+        head = 'Content-Disposition: form-data; name="items"; filename="items.csv"'
+        body = f"--end\r\n{head}\r\n\r\n{items}\r\n--end--\r\n".encode()
+        return await self._send("PATCH", "/v1/catalog", body, "multipart/form-data; boundary=end")
+
+    async def _send(self, method: str, path: str, body: bytes | None, type_: str) -> Any:
         def call() -> Any:
             request = urllib.request.Request(
                 f"http://127.0.0.1:{self.service.port}{path}",
                 method=method,
-                data=None if body is None else json.dumps(body).encode(),
-                headers={"Authorization": f"Basic {self.basic}",
-                         "Content-Type": "application/json"},
-            )  # fmt: skip
+                data=body,
+                headers={"Authorization": f"Basic {self.basic}", "Content-Type": type_},
+            )
             with urllib.request.urlopen(request, timeout=60) as answer:
                 text = answer.read()
                 return json.loads(text) if text else None
