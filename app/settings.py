@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Final, Literal, get_args
 
 import msgspec
+from croniter import croniter
 
 PREFIX = "VITRINE_"
 
@@ -125,6 +127,32 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Networks (CIDR, comma-separated) whose X-Forwarded-For is believed."""
 
 
+def _fine(_value: Any) -> str | None:
+    return None
+
+
+def _no_schedule(value: str) -> str | None:
+    if not value or croniter.is_valid(value):
+        return None
+    return f"{value!r} is no cron expression (minute hour day month weekday): see man 5 crontab"
+
+
+def _no_networks(value: str) -> str | None:
+    for part in filter(None, (part.strip() for part in value.split(","))):
+        try:
+            ipaddress.ip_network(part)
+        except ValueError as error:
+            return f"{part!r} is no network, such as 10.0.0.0/8: {error}"
+    return None
+
+
+# What their types cannot say: what is wrong with a value, or None.
+_CHECKS: Final[Mapping[str, Callable[[Any], str | None]]] = {
+    "train_schedule": _no_schedule,
+    "trusted_proxies": _no_networks,
+}
+
+
 def from_environment(environment: Mapping[str, str] | None = None) -> Settings:
     """The settings that the environment gives.
 
@@ -152,6 +180,10 @@ def from_environment(environment: Mapping[str, str] | None = None) -> Settings:
             )
         except msgspec.ValidationError as error:
             errors.append(f"{variable}: {error}")
+            continue
+        wrong = _CHECKS.get(name, _fine)(value)
+        if wrong is not None:
+            errors.append(f"{variable}: {wrong}")
             continue
         # A URL may hold a password.
         values[name] = Secret(value) if name.endswith("_url") else value

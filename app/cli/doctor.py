@@ -13,13 +13,13 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any, Final
 
 import click
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from app.cli.usable import folders, unusable
 from app.domain.errors import Unavailable
 from app.embedded import EmbeddedError, StoreUrls, open_stores
 from app.plugins.artefact_files import ArtefactError
@@ -92,6 +92,11 @@ def examine() -> Iterator[Finding]:
         for line in str(error).splitlines():
             yield failure("settings", line, "set it as README.md says, or unset it")
         return
+    wrong = list(unusable(settings))
+    for line in wrong:
+        yield failure("settings", line, "set it as README.md says, or unset it")
+    if wrong:
+        return
     yield ok("settings", "all variables are known and valid")
     yield from _disk(settings)
     yield from _strategies()
@@ -139,14 +144,14 @@ def _programs() -> Iterator[Finding]:
 
 
 def _disk(settings: Settings) -> Iterator[Finding]:
-    places = {"home": settings.home.absolute()}
-    if settings.artefacts_url is not None and "://" not in settings.artefacts_url:
-        places["artefacts"] = Path(settings.artefacts_url).absolute()
-    for name, place in places.items():
+    names = {
+        "VITRINE_HOME": "home",
+        "VITRINE_ARTEFACTS_URL": "artefacts",
+        "VITRINE_EVENT_SPOOL": "event spool",
+    }
+    for variable, place in folders(settings).items():
+        name = names[variable]
         existing = next(part for part in (place, *place.parents) if part.exists())
-        if not os.access(existing, os.W_OK | os.X_OK):
-            yield failure(f"disk ({name})", f"{existing} cannot be written", "give it to this user")
-            continue
         free = shutil.disk_usage(existing).free
         detail = f"{free / 2**30:.1f} GiB free at {place}"
         mend = "free some, or give it a larger disk: imports and fits write there"
@@ -270,7 +275,7 @@ async def _schema(connection: AsyncConnection) -> AsyncIterator[Finding]:
         yield failure(
             "migrations",
             f"the database is at {found or 'no revision'}, this version needs {needed}",
-            "vitrine migrate",
+            "vitrine migrate up",
         )
 
 

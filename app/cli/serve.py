@@ -6,6 +6,7 @@ import click
 import msgspec
 
 from app.cli.serving import serve_forever
+from app.cli.usable import ensure_usable
 from app.cli.wiring import opened_settings
 from app.embedded import EmbeddedError
 from app.process import build_service
@@ -27,6 +28,7 @@ def serve(host: str | None, port: int | None, workers: int | None) -> None:
     settings = msgspec.structs.replace(
         from_environment(), **{name: value for name, value in given.items() if value is not None}
     )
+    ensure_usable(settings)
     try:
         with opened_settings(settings) as opened:
             code = serve_forever(opened, build_service)

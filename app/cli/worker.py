@@ -9,6 +9,7 @@ from typing import Final
 import click
 from prometheus_client import start_http_server
 
+from app.cli.usable import ensure_usable
 from app.cli.wiring import opened_settings, wire
 from app.domain.errors import VitrineError
 from app.domain.task import TRAINING
@@ -17,7 +18,7 @@ from app.jobs.queue import JobQueue
 from app.jobs.worker import Periodic, Repeated, Worker
 from app.services.catalogue_import import JOB as IMPORT
 from app.services.stopping import stop
-from app.settings import Settings
+from app.settings import Settings, from_environment
 from app.telemetry import logs
 from app.telemetry.embedded_metrics import EmbeddedMetrics
 from app.telemetry.metrics import Metrics
@@ -39,8 +40,10 @@ def worker(until_idle: bool, grace: float) -> None:
     Any number of workers may run. At a stop, running jobs may end; what lasts longer is broken off
     and begun again by the next worker, as is a job whose worker was killed.
     """
+    chosen = from_environment()
+    ensure_usable(chosen)
     try:
-        with opened_settings() as settings:
+        with opened_settings(chosen) as settings:
             output = logs.configure(settings.log_level)
             output.start()
             try:

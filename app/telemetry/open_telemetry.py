@@ -143,7 +143,28 @@ def tracer_from_environment(environment: Mapping[str, str] | None = None) -> Tra
     Raises:
         ValueError: a variable is wrong, or asks for what is not installed.
     """
-    environment = os.environ if environment is None else environment
+    wanted = asked_for(os.environ if environment is None else environment)
+    if wanted is None:
+        return None
+    exporter, share = wanted
+    _log.info("tracing", exporter=exporter, share=share)
+    if exporter == "console":
+        from opentelemetry.sdk.trace.export import ConsoleSpanExporter
+
+        return OpenTelemetryTracer(ConsoleSpanExporter(), share, at_once=True)
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import (
+        OTLPSpanExporter,
+    )
+
+    return OpenTelemetryTracer(OTLPSpanExporter(), share)
+
+
+def asked_for(environment: Mapping[str, str]) -> tuple[str, float] | None:
+    """The exporter and the share that the environment asks for; None: no traces.
+
+    Raises:
+        ValueError: a variable is wrong, or asks for what is not installed.
+    """
     endpoint = environment.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT") or environment.get(
         "OTEL_EXPORTER_OTLP_ENDPOINT"
     )
@@ -165,14 +186,5 @@ def tracer_from_environment(environment: Mapping[str, str] | None = None) -> Tra
     except ModuleNotFoundError:
         there = False
     if not there:
-        raise ValueError("traces are asked for (OTEL_...): pip install 'vitrine[otel]'")
-    _log.info("tracing", exporter=exporter, share=share)
-    if exporter == "console":
-        from opentelemetry.sdk.trace.export import ConsoleSpanExporter
-
-        return OpenTelemetryTracer(ConsoleSpanExporter(), share, at_once=True)
-    from opentelemetry.exporter.otlp.proto.http.trace_exporter import (
-        OTLPSpanExporter,
-    )
-
-    return OpenTelemetryTracer(OTLPSpanExporter(), share)
+        raise ValueError("OTEL_TRACES_EXPORTER: traces are asked for: pip install 'vitrine[otel]'")
+    return exporter, share

@@ -11,7 +11,7 @@ import click.testing
 import psycopg
 import pytest
 
-from app.cli import vitrine
+from app.cli import main, vitrine
 from app.cli.doctor import Verdict, examine
 from app.domain.merchant import token_digest
 from app.embedded import OWNER_ROLE
@@ -142,7 +142,7 @@ def test_the_doctor_finds_what_is_wrong_and_says_what_to_do(
     found = _verdicts()
     assert found["migrations"] == (
         Verdict.FAILURE,
-        f"the database is at no revision, this version needs {head()} vitrine migrate",
+        f"the database is at no revision, this version needs {head()} vitrine migrate up",
     )
 
     monkeypatch.setenv("VITRINE_DATABASE_URL", admin_url)  # above row-level security
@@ -167,6 +167,41 @@ def test_the_doctor_finds_what_is_wrong_and_says_what_to_do(
     monkeypatch.setenv("VITRINE_PORT", "x")
     output = run("doctor", code=1).output
     assert "FAILURE  settings: VITRINE_PORT: " in output
+
+
+@pytest.mark.parametrize("command", ["serve", "worker", "doctor"])
+@pytest.mark.parametrize(
+    ("variable", "value", "reason"),
+    [
+        ("VITRINE_ARTEFACTS_URL", "nowhere://models", "nowhere:// cannot be used here"),
+        ("VITRINE_EVENT_ARCHIVE_URL", "nowhere://days", "nowhere:// cannot be used here"),
+        ("VITRINE_EVENT_SPOOL", "/dev/null/spool", "/dev/null is no folder"),
+        ("OTEL_TRACES_EXPORTER", "zipkin", "'zipkin' is none of otlp, console, none"),
+        ("OTEL_TRACES_SAMPLER_ARG", "2", "'2' is no share between 0 and 1"),
+        ("VITRINE_WORKERS", "0", ">= 1"),
+        ("VITRINE_LOG_LEVELS", "info", "there is no such setting"),
+    ],
+)
+def test_a_setting_that_cannot_be_stops_the_start_with_a_line_that_names_it(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    command: str,
+    variable: str,
+    value: str,
+    reason: str,
+) -> None:
+    monkeypatch.setenv("VITRINE_DATABASE_URL", "postgresql://a@127.0.0.1:1/x")
+    monkeypatch.setenv("VITRINE_REDIS_URL", "redis://127.0.0.1:1")
+    monkeypatch.setenv("OTEL_TRACES_EXPORTER", "console")
+    monkeypatch.setenv(variable, value)
+    monkeypatch.setattr("sys.argv", ["vitrine", command])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    said = capsys.readouterr()
+    assert ended.value.code == (1 if command == "doctor" else 2)
+    (line,) = (one for one in (said.out + said.err).splitlines() if variable in one)
+    assert reason in line
+    assert "Traceback" not in said.err
 
 
 def test_the_doctor_opens_every_published_artefact(run: Run, admin_url: str) -> None:

@@ -42,6 +42,9 @@ def test_each_setting_is_read_from_its_variable() -> None:
         ("VITRINE_DATABASE_URL", ""),
         ("VITRINE_REDIS_URL", "http://cache"),
         ("VITRINE_SERVED_SAMPLE_RATE", "1.5"),
+        ("VITRINE_TRAIN_SCHEDULE", "daily"),
+        ("VITRINE_TRUSTED_PROXIES", "10.0.0.0/8, 10.0.0.0/99"),
+        ("VITRINE_EMBEDDED_METRICS", "two words"),
         ("VITRINE_NO_SUCH_THING", "1"),
     ],
 )
