@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
-from aiohttp import ClientSession, encode_basic_auth, web
+from aiohttp import ClientSession, encode_basic_auth
 from redis.asyncio import Redis
 
 from app.domain import errors
@@ -20,6 +20,7 @@ from app.http.application import build
 from app.http.client_address import ClientAddress
 from app.http.health import Readiness
 from app.http.native_events import NativeEventsHandler
+from app.http.server import Limits
 from app.http.tracking import Tracking
 from app.postgres.database import Database, connect, raw
 from app.postgres.event_log import EventLog
@@ -28,6 +29,7 @@ from app.redis.history import HistoryStore
 from app.services.track import Spool, Tracker
 from app.telemetry.metrics import Metrics
 from app.telemetry.output import Output
+from tests.recommending_shop import running
 
 
 @dataclass
@@ -177,15 +179,10 @@ async def open_shop(
     )
     if start:
         await tracker.start()
-    runner = web.AppRunner(application)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    port = site._server.sockets[0].getsockname()[1]  # type: ignore[union-attr]
     try:
-        async with ClientSession() as http:
+        async with running(application, Limits()) as url, ClientSession() as http:
             yield TrackingShop(
-                f"http://127.0.0.1:{port}",
+                url,
                 http,
                 keys,
                 database,
@@ -198,7 +195,6 @@ async def open_shop(
                 key,
             )
     finally:
-        await runner.cleanup()
         await asyncio.wait_for(tracker.close(), 20)
         await redis.aclose()
         await database.close()

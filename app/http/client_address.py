@@ -3,8 +3,19 @@
 from __future__ import annotations
 
 import ipaddress
+from typing import Protocol
 
-from aiohttp import web
+from multidict import CIMultiDictProxy
+
+
+class Sender(Protocol):
+    """A request, whatever it is handed about as."""
+
+    @property
+    def remote(self) -> str | None: ...
+
+    @property
+    def headers(self) -> CIMultiDictProxy[str]: ...
 
 
 class ClientAddress:
@@ -23,7 +34,7 @@ class ClientAddress:
             if part.strip()
         )
 
-    def __call__(self, request: web.Request) -> str | None:
+    def __call__(self, request: Sender) -> str | None:
         """The nearest address that is no trusted proxy's; None where there is none (a socket)."""
         address = request.remote or None
         if not self._trusted:

@@ -62,9 +62,12 @@ class Direct:
             raise ValueError(f"{operation.path}: only a last part that is a name can be direct")
         self._routes[operation.method, head] = _Route(operation, handler, around)
 
-    def answer(self, message: RawRequestMessage, payload: StreamReader, let_in: bool) -> Answer:
+    def answer(
+        self, message: RawRequestMessage, payload: StreamReader, let_in: bool, peer: Any
+    ) -> Answer:
         """
         Args:
+            peer: the connection's, as a transport names it.
             payload: the body, which is there to its end. It is read only where there is an answer.
             let_in: admission was asked for this request, and lets it in.
         """
@@ -73,7 +76,7 @@ class Direct:
         route = self._routes.get((message.method, head))
         if route is None or not last or not last.isascii() or "%" in last or "#" in message.path:
             return None
-        return route.answer(message, last, query, payload, let_in)
+        return route.answer(message, last, query, payload, let_in, peer)
 
 
 DIRECT: Final = web.AppKey("direct", Direct)
@@ -101,6 +104,7 @@ class _Route:
         query: str,
         payload: StreamReader,
         let_in: bool,
+        peer: Any,
     ) -> Answer:
         readiness, admission, headers = self._readiness, self._admission, message.headers
         if (
@@ -116,7 +120,8 @@ class _Route:
         if request_id is None or valid_id(request_id) is None:
             request_id = self._new_id()
         body = b"" if payload is EMPTY_PAYLOAD else payload.read_nowait()
-        asked = Asked(last, query, headers, body, CanonicalLine(request_id))
+        remote = str(peer[0]) if isinstance(peer, tuple) else peer
+        asked = Asked(last, query, headers, body, CanonicalLine(request_id), remote)
         origin = headers.get(hdrs.ORIGIN)
         try:
             if admission is not None:
@@ -171,8 +176,6 @@ class _Route:
         else:
             self._count_defect()
             response = defect(self._name, request_id, error)
-        if self._handler.plain_problems:
-            response.content_type = "application/json"
         body = response.body
         assert isinstance(body, bytes)  # noqa: S101
         return Sent(body, tuple(response.headers.items()), response.status)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol
 
 from aiohttp import web
+from multidict import CIMultiDictProxy
 
 from app.domain.merchant import Role
 from app.telemetry.logs import CanonicalLine
@@ -24,16 +25,23 @@ Headers = tuple[tuple[str, str], ...]
 class Asked:
     """A request to an operation whose path ends in a parameter."""
 
-    __slots__ = ("body", "headers", "last", "line", "query", "understood")
+    __slots__ = ("body", "headers", "last", "line", "query", "remote", "understood")
 
     def __init__(
-        self, last: str, query: str, headers: Mapping[str, str], body: bytes, line: CanonicalLine
+        self,
+        last: str,
+        query: str,
+        headers: CIMultiDictProxy[str],
+        body: bytes,
+        line: CanonicalLine,
+        remote: str | None = None,
     ) -> None:
         self.last = last  # the path's last part
         self.query = query  # as it came, without "?"
         self.headers = headers
         self.body = body
         self.line = line  # for the handler to fill in
+        self.remote = remote  # the address at the connection's other end
         self.understood: Any = None  # what the handler's `now` leaves to its `later`
 
 
@@ -47,8 +55,6 @@ class Sent(NamedTuple):
 
 class DirectHandler(Protocol):
     """See `app.http.direct`. What its methods raise becomes an answer as from any handler."""
-
-    plain_problems: bool  # refusals are application/json
 
     def declines(self, query: str) -> bool:
         """Whether a request takes more than `Asked` has: then it takes aiohttp's own way."""

@@ -223,7 +223,7 @@ class _Protocol(RequestHandler):
         direct, transport = self._direct, self.transport
         if direct is None or transport is None or transport.is_closing():
             return False
-        answer = direct.answer(message, payload, self.let_in)
+        answer = direct.answer(message, payload, self.let_in, self.peername)
         if answer is None:
             return False
         self.let_in = False

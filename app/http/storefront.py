@@ -93,8 +93,6 @@ class Storefront:
         explanations: answers `explain=true`; None: nobody does.
     """
 
-    plain_problems = False
-
     def __init__(
         self,
         serving: Serving,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from functools import lru_cache, wraps
-from typing import Any, Final
+from typing import Any, Final, cast
 from urllib.parse import unquote_plus
 
 import msgspec
@@ -21,8 +21,9 @@ from app.domain.event import Event
 from app.domain.merchant import Merchant, TrackingSettings
 from app.domain.traffic import Traffic, TrafficRules, may_track
 from app.http.caller import decode_json
+from app.http.client_address import Sender
 from app.http.middleware import canonical
-from app.http.operation import Operation, Parameter, Security
+from app.http.operation import Asked, Operation, Parameter, Security, Sent
 from app.http.problem import from_error
 from app.http.tracking_wire import ACTIONS, TERM_ACTIONS, Parameters, consent, convert
 from app.services.track import Directory, Outcome, Tracker
@@ -49,12 +50,16 @@ def _answered(
         try:
             await method(self, request)
         except VitrineError as error:
-            response = from_error(error)
-            response.content_type = "application/json"
-            return response
+            return _refusal(error)
         return web.Response(body=_OK, content_type="application/json")
 
     return answer
+
+
+def _refusal(error: VitrineError) -> web.Response:
+    response = from_error(error)
+    response.content_type = "application/json"
+    return response
 
 
 def _too_large() -> TooLarge:
@@ -73,7 +78,7 @@ class Tracking:
         directory: Directory,
         tracker: Tracker,
         *,
-        address: Callable[[web.Request], str | None],
+        address: Callable[[Sender], str | None],
         on_untracked: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -114,6 +119,7 @@ class Tracking:
                 "trackAction",
                 "Track what a shopper did",
                 handler=self.action,
+                direct=_DirectActions(self),
                 description=f"Actions: {actions}.",
                 parameters=common,
                 body=dict[str, Any],
@@ -127,6 +133,7 @@ class Tracking:
                 "trackAdAction",
                 "Track what a shopper did with an advertisement",
                 handler=self.action,
+                direct=_DirectActions(self),
                 parameters=common,
                 body=dict[str, Any],
                 body_required=False,
@@ -153,20 +160,16 @@ class Tracking:
 
     @_answered
     async def action(self, request: web.Request) -> None:
-        parameters = parse_query(request.rel_url.raw_query_string)
         if (request.content_length or 0) > MAX_BODY:
             raise _too_large()
-        body = await request.read()
-        if len(body) > MAX_BODY:
-            raise _too_large()
-        if body:
-            parameters.update(decode_json(body, dict[str, Any]))
-        await self._track(request, request.match_info["action"], parameters)
+        asked = _asked(request, request.match_info["action"], await request.read())
+        await self.keep(self.event(asked, asked.last, _stated(asked)))
 
     @_answered
     async def behavior(self, request: web.Request) -> None:
-        parameters = parse_query(request.rel_url.raw_query_string)
-        await self._track(request, str(parameters.get("action", "")), parameters)
+        asked = _asked(request, "")
+        parameters = parse_query(asked.query)
+        await self.keep(self.event(asked, str(parameters.get("action", "")), parameters))
 
     @_answered
     async def term(self, request: web.Request) -> None:
@@ -175,29 +178,87 @@ class Tracking:
         if rule is None:
             known = ", ".join(sorted(TERM_ACTIONS))
             raise InvalidInput.field("name", f"there is no {name[:100]!r}; known are {known}")
-        parameters = parse_query(request.rel_url.raw_query_string)
+        asked = _asked(request, name)
+        parameters = parse_query(asked.query)
         for old, new in rule.renamed.items():
             if old in parameters:
                 parameters[new] = parameters.pop(old)
         parameters[rule.term] = request.match_info["term"]
-        await self._track(request, rule.action, parameters)
+        await self.keep(self.event(asked, rule.action, parameters))
 
-    async def _track(self, request: web.Request, action: str, parameters: Parameters) -> None:
+    def event(self, asked: Asked, action: str, parameters: Parameters) -> Event | None:
+        """What happened; None: nobody may know."""
         key = parameters.get("key")
         if not isinstance(key, str) or not key:
             raise InvalidInput.field("key", "the public key of the shop's index is missing")
         merchant = self._directory.merchant_of_key(key)
-        canonical(request).merchant = merchant.id
+        asked.line.merchant = merchant.id
         event = convert(merchant, key, action, parameters, self._clock())
-        headers = request.headers
+        headers = asked.headers
         refusal = headers.get("Sec-GPC") == "1" or headers.get("DNT") == "1"
         if not may_track(merchant.tracking, consent(parameters), refusal_signal=refusal):
             self._on_untracked()
+            return None
+        return set_apart(merchant, event, headers.get(hdrs.USER_AGENT, ""), self._address(asked))
+
+    async def keep(self, event: Event | None) -> None:
+        """Returns once it is durable."""
+        if event is None:
             return
-        event = set_apart(merchant, event, headers.get(hdrs.USER_AGENT, ""), self._address(request))
         (receipt,) = await self._tracker.track((event,))
         if receipt.outcome is Outcome.REJECTED:
             raise InvalidInput(receipt.reason or "the event cannot be stored")
+
+
+class _DirectActions:
+    """`Tracking.action`, without aiohttp's request: see `app.http.direct`."""
+
+    def __init__(self, tracking: Tracking) -> None:
+        self._tracking = tracking
+
+    def declines(self, query: str) -> bool:  # noqa: ARG002  # none is out of the ordinary
+        return False
+
+    def now(self, asked: Asked) -> Sent | None:
+        try:
+            event = self._tracking.event(asked, asked.last, _stated(asked))
+        except VitrineError as error:
+            return _refused(error)
+        if event is None:
+            return _KEPT
+        asked.understood = event
+        return None
+
+    async def later(self, asked: Asked) -> Sent:
+        try:
+            await self._tracking.keep(asked.understood)
+        except VitrineError as error:
+            return _refused(error)
+        return _KEPT
+
+
+_KEPT: Final = Sent(_OK, ((hdrs.CONTENT_TYPE, "application/json"),))
+
+
+def _refused(error: VitrineError) -> Sent:
+    response = _refusal(error)
+    return Sent(cast(bytes, response.body), tuple(response.headers.items()), response.status)
+
+
+def _asked(request: web.Request, last: str, body: bytes = b"") -> Asked:
+    query = request.rel_url.raw_query_string
+    return Asked(last, query, request.headers, body, canonical(request), request.remote)
+
+
+def _stated(asked: Asked) -> Parameters:
+    """What the query and the body say."""
+    parameters = parse_query(asked.query)
+    body = asked.body
+    if len(body) > MAX_BODY:
+        raise _too_large()
+    if body:
+        parameters.update(decode_json(body, dict[str, Any]))
+    return parameters
 
 
 def set_apart(merchant: Merchant, event: Event, agent: str, address: str | None) -> Event:

@@ -14,7 +14,6 @@ import argparse
 import asyncio
 import json
 import multiprocessing
-import socket
 import sys
 import tempfile
 import time
@@ -25,12 +24,11 @@ from pathlib import Path
 from typing import cast
 
 import uvloop
-from aiohttp import web
 from redis.asyncio import Redis
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from measure import record
+from measure import cpu_seconds, record
 
 from app.domain.merchant import Credential, Merchant, MerchantId, Role
 from app.embedded.servers import EmbeddedServers
@@ -38,6 +36,7 @@ from app.http.application import build
 from app.http.client_address import ClientAddress
 from app.http.health import Readiness
 from app.http.native_events import NativeEventsHandler
+from app.http.server import Server, listening_socket
 from app.http.tracking import Tracking
 from app.postgres.database import connect, raw
 from app.postgres.event_log import EventLog
@@ -89,13 +88,14 @@ async def _serve(database_url: str, redis_url: str, ready: Connection) -> None:
             output=output,
         )
         await tracker.start()
-        runner = web.AppRunner(application, access_log=None)
-        await runner.setup()
-        listening = socket.create_server(("127.0.0.1", 0), backlog=1024)
-        await web.SockSite(runner, listening).start()
-        ready.send(listening.getsockname()[1])
+        server = Server(application)
+        await server.start()
+        listening = listening_socket("127.0.0.1", 0)
+        port = listening.getsockname()[1]
+        await server.listen(listening)
+        ready.send(port)
         await asyncio.to_thread(ready.recv)
-        await runner.cleanup()
+        await server.stop(0.0)
         await tracker.close()
         ready.send(time.process_time())
 
@@ -237,12 +237,15 @@ async def main(seconds: float, connections: int) -> dict[str, float]:
             ("single", singles, connections, 1),
             ("batched", batches, 4, 1000),
         ):
+            before = cpu_seconds([server.pid or 0])
             times, took = await load(port, make, count, 2 if name == "warm-up" else seconds)
+            used = cpu_seconds([server.pid or 0]) - before
             expected += len(times) * per_call
             if name == "warm-up":
                 continue
             times.sort()
             figures[f"events_{name}_per_s"] = round(len(times) * per_call / took)
+            figures[f"{name}_server_us"] = round(used / len(times) / per_call * 1e6, 1)  # CPU
             figures[f"{name}_p50_ms"] = round(times[len(times) // 2] * 1000, 2)
             figures[f"{name}_p99_ms"] = round(times[int(len(times) * 0.99)] * 1000, 2)
         ours.send(None)

@@ -8,17 +8,22 @@ import json
 import os
 import re
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
+from app.domain.errors import Unavailable
+from app.domain.event import Event
 from app.http.admission import Admission
 from app.http.application import build
+from app.http.client_address import ClientAddress
 from app.http.server import SLOW_SECONDS, Limits, Server, listening_socket
 from app.http.storefront import Storefront, result_ids
+from app.http.tracking import Tracking
+from app.services.track import ACCEPTED, Receipt, Tracker
 from app.telemetry import logs
 from app.telemetry.output import Output
 from tests.recommending_shop import KEY, RecommendingShop, after_latest, in_order
@@ -50,8 +55,11 @@ class Caller:
 class House:
     """One shop, served with the short way and without."""
 
-    def __init__(self, shop: RecommendingShop, log: Path, server: Server, port: int) -> None:
+    def __init__(
+        self, shop: RecommendingShop, log: Path, server: Server, port: int, events: list[Event]
+    ) -> None:
         self.shop, self.log, self.server, self.port = shop, log, server, port
+        self.events = events
         self.callers: list[Caller] = []
 
     async def caller(self) -> Caller:
@@ -79,6 +87,20 @@ def shop() -> RecommendingShop:
     return shop
 
 
+class Tracked:
+    """Events that were kept."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+
+    async def track(self, events: Sequence[Event]) -> Sequence[Receipt]:
+        await asyncio.sleep(0.01)
+        self.events += events
+        if any(event.payload.get("lost") for event in events):
+            raise Unavailable("the event log is away")
+        return [ACCEPTED for _ in events]
+
+
 @asynccontextmanager
 async def opened(
     folder: Path, *, short: bool = True, idle: float = 75.0, **options: Any
@@ -90,8 +112,16 @@ async def opened(
     limits = Limits(admission=admission)
     path = folder / "log"
     with path.open("wb") as log:
+        tracked = Tracked()
+        storefront = Storefront(of.serving, of.service, result_ids())
+        tracking = Tracking(
+            of.serving,
+            cast(Tracker, tracked),
+            address=ClientAddress("127.0.0.0/8"),
+            clock=lambda: 1_800_000_000.0,
+        )
         application = build(
-            Storefront(of.serving, of.service, result_ids()).operations(),
+            (*storefront.operations(), *tracking.operations()),
             authenticator=of.serving,
             origins=of.serving,
             readiness=of.readiness,
@@ -107,7 +137,7 @@ async def opened(
         listening = listening_socket("127.0.0.1", 0)
         port = listening.getsockname()[1]
         await server.listen(listening)
-        house = House(of, path, server, port)
+        house = House(of, path, server, port, tracked.events)
         try:
             yield house
         finally:
@@ -144,6 +174,64 @@ LONG = [
     get("home", method="POST"),
     get("home", f"key={KEY}", "Connection: close"),
 ]
+
+
+def act(action: str, query: str, body: bytes, *headers: str) -> bytes:
+    lines = [f"POST /v2/behavioral_action/{action}?{query} HTTP/1.1", "Host: x", ID, *headers]
+    if not any("Transfer-Encoding" in header for header in headers):
+        lines.append(f"Content-Length: {len(body)}")
+    return "".join(f"{line}\r\n" for line in (*lines, "")).encode("latin-1") + body
+
+
+WHO = f"key={KEY}&i=c-1&s=1&_dt=1799999999000"
+CLICK = b'{"item_id":"i1","result_id":"r","pod_id":"home","i":"c-2","beacon":true}'
+ACTED = [
+    act("recommendation_result_click", WHO, CLICK, "Content-Type: text/plain"),
+    act("recommendation_result_click", WHO, CLICK, "Origin: https://shop.example", "DNT: 1"),
+    act("recommendation_result_click", f"{WHO}&consent=true", CLICK, "DNT: 1"),
+    act("item_detail_load", f"{WHO}&item_id=i%201", b""),
+    act("item_detail_load", f"{WHO}&item_id=i1", b"", "X-Forwarded-For: 10.0.0.1"),
+    act("search_submit", WHO, b'{"search_term":"\xc3\xa9t\xc3\xa9"}'),
+    act("search_submit", WHO, b"2\r\n{}\r\n0\r\n\r\n", "Transfer-Encoding: chunked"),
+    act("nonsense", WHO, b"{}"),
+    act("item_detail_load", WHO, b'{"item_id":7'),
+    act("item_detail_load", WHO, b'{"x":' + b"[" * 70),
+    act("item_detail_load", "i=1", b""),
+    act("item_detail_load", "key=wrong&i=1", b""),
+    act("item_detail_load", "&".join(["a=b"] * 300), b""),
+    act("item_detail_load", f"{WHO}&item_id=i2&lost=1", b""),
+]
+
+
+async def test_both_ways_keep_the_same_events_and_answer_alike(tmp_path: Path) -> None:
+    async with (
+        opened(tmp_path / "short") as short,
+        opened(tmp_path / "long", short=False) as long,
+    ):
+        callers = await short.caller(), await long.caller()
+        for request in ACTED:
+            answers = [await caller.ask(request) for caller in callers]
+            assert comparable(answers[0]) == comparable(answers[1]), request
+        assert (short.long_way, long.long_way) == (0, len(ACTED))
+        assert short.events == long.events
+        assert len(short.events) > 4
+        too_large = act("item_detail_load", WHO, b" " * (256 * 1024 + 1))
+        answers = [await caller.ask(too_large) for caller in callers]
+        assert answers[0][0] == answers[1][0] == 413
+        untimed = [
+            [{**line, "ms": 0, "time": ""} for line in house.lines()] for house in (short, long)
+        ]
+        assert untimed[0] == untimed[1]
+
+
+async def test_a_body_that_comes_in_pieces_is_read_to_its_end(tmp_path: Path) -> None:
+    async with opened(tmp_path) as house:
+        caller = await house.caller()
+        request = ACTED[0]
+        assert (await caller.ask(request[:-40], request[-40:-9], request[-9:]))[0] == 200
+        assert (await caller.ask(request))[0] == 200
+        assert house.events[0] == house.events[1]
+        assert house.long_way == 1
 
 
 def comparable(answer: tuple[int, dict[str, str], bytes]) -> Any:
