@@ -199,6 +199,7 @@ class Previews:
             configuration.strategies,
             self._indexes,
             snapshot.merchant,
+            _in_force(snapshot),
         )
         while not rulings.catch_up():  # noqa: ASYNC110  # requests come in between
             await asyncio.sleep(0)
