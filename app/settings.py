@@ -140,7 +140,7 @@ def _no_schedule(value: str) -> str | None:
 def _no_networks(value: str) -> str | None:
     for part in filter(None, (part.strip() for part in value.split(","))):
         try:
-            ipaddress.ip_network(part)
+            ipaddress.ip_network(part, strict=False)
         except ValueError as error:
             return f"{part!r} is no network, such as 10.0.0.0/8: {error}"
     return None

@@ -13,11 +13,17 @@ from app.telemetry.open_telemetry import asked_for
 
 
 def ensure_usable(settings: Settings) -> None:
-    """
+    """Makes the folders that are not there yet.
+
     Raises:
         SettingsError: naming each variable and what is wrong with it.
     """
     wrong = list(unusable(settings))
+    for name, folder in folders(settings).items() if not wrong else ():
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            wrong.append(f"{name}: {folder} cannot be made: {error.strerror}")
     if wrong:
         raise SettingsError("\n".join(wrong))
 
