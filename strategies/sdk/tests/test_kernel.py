@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vitrine_sdk import kernel
-from vitrine_sdk.neighbours import Neighbours
+from vitrine_sdk.neighbours import Neighbours, summed
 from vitrine_sdk.ranking import ranked
 
 ITEMS = 40
@@ -45,9 +45,12 @@ def same(one: np.ndarray[Any, Any], other: np.ndarray[Any, Any]) -> None:
         max_size=ITEMS,
     ),
     rows=st.lists(st.tuples(st.integers(0, ITEMS - 1), weights), max_size=12),
+    without=st.none() | st.lists(st.integers(-1, ITEMS), max_size=9),
 )
 def test_neighbours_are_merged_alike(
-    cells: list[list[tuple[int, float]]], rows: list[tuple[int, float]]
+    cells: list[list[tuple[int, float]]],
+    rows: list[tuple[int, float]],
+    without: list[int] | None,
 ) -> None:
     flat = [cell for row in cells for cell in row]
     neighbours = Neighbours(
@@ -57,10 +60,22 @@ def test_neighbours_are_merged_alike(
     )
     asked = np.array([row % len(cells) for row, _ in rows], np.int32)
     factors = np.array([factor for _, factor in rows], np.float32)
-    (items, sums), (other_items, other_sums) = twins(lambda: neighbours.merged(asked, factors))
+    away = None if without is None else np.array(without, np.int32)
+    (items, sums), (other_items, other_sums) = twins(
+        lambda: neighbours.merged(asked, factors, away)
+    )
     same(items, other_items)
     same(sums, other_sums)
-    assert items.tolist() == sorted(set(items.tolist()))
+    assert items.tolist() == sorted(set(items.tolist()) - set(without or ()))
+
+
+@given(cells=st.lists(st.tuples(st.integers(0, ITEMS - 1), weights), max_size=90))
+def test_weights_are_summed_alike(cells: list[tuple[int, float]]) -> None:
+    items = np.array([item for item, _ in cells], np.int32)
+    values = np.array([weight for _, weight in cells], np.float32)
+    (found, sums), (other_found, other_sums) = twins(lambda: summed(items, values))
+    same(found, other_found)
+    same(sums, other_sums)
 
 
 @settings(max_examples=200)

@@ -4,6 +4,7 @@ purchases where a shop has them."""
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Annotated, ClassVar
 
 import msgspec
@@ -32,6 +33,7 @@ DAY = 86_400
 FROM_HISTORY, BOUGHT_BEFORE = 0, 1
 EMBEDDED = 20  # events of the history that make its profile
 MOSTLY_REPEATS = 0.25
+PURCHASE = np.int8(EventType.PURCHASE)
 
 Weight = Annotated[float, msgspec.Meta(ge=0, le=1000)]
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
@@ -94,13 +96,15 @@ class PersonalizedModel:
             return NO_CANDIDATES
         weights = self._weights(history, self.config.recency)
         # What counts for less than a hundredth of the most costs time and changes nothing.
-        telling = weights > np.float32(0.01) * weights.max()
-        items = history.items[telling]
-        found, scores = self.transitions.merged(items, weights[telling])
+        telling = (weights > np.float32(0.01) * weights.max()).nonzero()[0]
+        items, telling_weights = history.items.take(telling), weights.take(telling)
         if self.embedding > 0:
+            found, scores = self.transitions.merged(items, telling_weights)
             found, scores = self._with_likeness(history, items, found, scores)
-        others = ~contained(found, history.items)
-        found, scores = found[others], scores[others]
+            others = ~contained(found, history.items)
+            found, scores = found[others], scores[others]
+        else:
+            found, scores = self.transitions.merged(items, telling_weights, history.items)
         reasons = np.zeros(len(found), np.uint8)
         if self.repeats > 0:
             found, scores, reasons = self._with_repeats(history, weights, found, scores, reasons)
@@ -108,13 +112,14 @@ class PersonalizedModel:
 
     def _weights(self, history: History, recency: float) -> FloatArray:
         """Of each event: by its type, its place and its age."""
-        place = np.arange(len(history), dtype=np.float32)
-        decay = np.float32(recency) ** place
+        decay = _decays(recency)[: len(history)]
+        if len(decay) < len(history):
+            decay = np.float32(recency) ** np.arange(len(history), dtype=np.float32)
         # The newest event always counts, however old it is: ages are relative to it.
         days = (history.ages - history.ages[0]) / np.float32(DAY)
         age = np.exp2(-days / np.float32(self.config.half_life_days))
-        weights: FloatArray = self.type_weights[history.types] * decay * age
-        return weights.astype(np.float32)
+        weights: FloatArray = self.type_weights.take(history.types) * decay * age
+        return weights.astype(np.float32, copy=False)
 
     def _with_likeness(
         self,
@@ -148,25 +153,33 @@ class PersonalizedModel:
         scores: FloatArray,
         reasons: npt.NDArray[np.uint8],
     ) -> tuple[npt.NDArray[np.int32], FloatArray, npt.NDArray[np.uint8]]:
-        bought = history.types == EventType.PURCHASE
-        items, again = summed(
-            history.items[bought],
-            (np.sqrt(weights[bought]) * self.again[history.items[bought]]).astype(np.float32),
-        )
-        keep = again > 0
-        items, again = items[keep], again[keep]
+        items = history.items
+        bought = (history.types == PURCHASE).nonzero()[0]
+        if len(bought) < len(items):
+            items, weights = items.take(bought), weights.take(bought)
+        items, again = summed(items, np.sqrt(weights) * self.again.take(items))
+        keep = (again > 0).nonzero()[0]
+        if len(keep) < len(items):
+            items, again = items.take(keep), again.take(keep)
         if not len(items):
             return found, scores, reasons
         share = np.float32(self.repeats)
         if len(scores):
-            scores = scores * ((1 - share) / max(float(scores.max()), 1e-30))
-        again = again * (share / again.max())
+            scores = scores * ((1 - share) / max(scores.item(scores.argmax()), 1e-30))
+        again = again * (share / again[again.argmax()])
         codes = np.full(len(items), BOUGHT_BEFORE, np.uint8)
         return (
             np.concatenate((items, found)),
             np.concatenate((again, scores)).astype(np.float32),
             np.concatenate((codes, reasons)),
         )
+
+
+@lru_cache(maxsize=64)
+def _decays(recency: float) -> FloatArray:
+    decays: FloatArray = np.float32(recency) ** np.arange(256, dtype=np.float32)
+    decays.setflags(write=False)
+    return decays
 
 
 class Personalized:

@@ -10,8 +10,14 @@ _Longs = npt.NDArray[np.int64]
 _Cap = tuple[IntArray, IntArray, IntArray, IntArray, int, int]
 
 def merged(
-    offsets: _Longs, items: IntArray, weights: FloatArray, rows: IntArray, factors: FloatArray
+    offsets: _Longs,
+    items: IntArray,
+    weights: FloatArray,
+    rows: IntArray,
+    factors: FloatArray,
+    without: IntArray | None,
 ) -> tuple[IntArray, FloatArray]: ...
+def summed(items: IntArray, weights: FloatArray) -> tuple[IntArray, FloatArray]: ...
 def best(scores: FloatArray, items: IntArray, eligible: BoolArray | None, limit: int) -> _Longs: ...
 def holds(items: IntArray, item: int) -> bool: ...
 def flaw(

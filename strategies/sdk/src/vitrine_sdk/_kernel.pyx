@@ -16,6 +16,8 @@ from numpy import empty, float32, int32, int64, uint8
 
 cdef extern from *:
     int __builtin_ctzll(unsigned long long) nogil
+    void __builtin_prefetch(const void*) nogil
+    int __builtin_popcountll(unsigned long long) nogil
 
 cdef int32_t KEEP = 0x7FFFFFFF  # as `app.domain.rule_program.KEEP`
 cdef float STEP = 524288.0  # half of what doubles a position, as `app.domain.ruling`
@@ -80,48 +82,32 @@ cdef void* room(Py_ssize_t size) except NULL:
     return spare
 
 
-def merged(offsets, items, weights, rows, factors):
-    """`Neighbours.merged`: the rows' neighbours, ascending, each with the sum of factor * weight."""
-    cdef Py_ssize_t offset_count, item_count, weight_count, row_count, factor_count
-    cdef int64_t* starts = <int64_t*> data(offsets, 8, &offset_count)
-    cdef int32_t* neighbour = <int32_t*> data(items, 4, &item_count)
-    cdef float* weight = <float*> data(weights, 4, &weight_count)
-    cdef int32_t* row = <int32_t*> data(rows, 4, &row_count)
-    cdef float* factor = <float*> data(factors, 4, &factor_count)
-    cdef Py_ssize_t n = offset_count - 1, i, found = 0, word, words, last = 0
-    cdef int64_t cell, end
-    cdef int32_t item
-    cdef float product
+cdef inline void add(int32_t item, double amount) noexcept:
+    bits[item >> 6] |= (<uint64_t> 1) << (item & 63)
+    sums[item] += amount
+
+
+cdef int leave_out(object without, int32_t last) except -1:
+    cdef Py_ssize_t count, i
+    cdef int32_t* item = <int32_t*> data(without, 4, &count)
+    for i in range(count):
+        if 0 <= item[i] <= last:
+            bits[item[i] >> 6] &= ~((<uint64_t> 1) << (item[i] & 63))
+            sums[item[i]] = 0.0
+    return 0
+
+
+cdef object emptied(int32_t last):
+    """The items that were added to, ascending, with their sums; scratch is zero again."""
+    cdef Py_ssize_t word, words = (last >> 6) + 1, found = 0, i = 0
     cdef uint64_t some
-    if factor_count != row_count or weight_count != item_count:
-        raise ValueError("arrays that differ in length")
-    for i in range(row_count):
-        if row[i] < 0 or row[i] >= n:
-            raise IndexError(f"row {row[i]} of {n}")
-        if starts[row[i]] < 0 or starts[row[i] + 1] > item_count:
-            raise IndexError(f"row {row[i]} ends beyond the cells")
-        for cell in range(starts[row[i]], starts[row[i] + 1]):
-            if neighbour[cell] < 0:
-                raise IndexError(f"item {neighbour[cell]}")
-            if neighbour[cell] > last:
-                last = neighbour[cell]
-    room_for_bits(last + 1)
-    room_for_sums(last + 1)
-    for i in range(row_count):
-        end = starts[row[i] + 1]
-        for cell in range(starts[row[i]], end):
-            item = neighbour[cell]
-            product = weight[cell] * factor[i]
-            some = (<uint64_t> 1) << (item & 63)
-            if not bits[item >> 6] & some:
-                bits[item >> 6] |= some
-                found += 1
-            sums[item] += <double> product
+    cdef int32_t item
+    for word in range(words):
+        found += __builtin_popcountll(bits[word])
     chosen = empty(found, int32)
     totals = empty(found, float32)
     cdef int32_t* out = <int32_t*> data(chosen, 4, &i)
     cdef float* total = <float*> data(totals, 4, &i)
-    words = (last >> 6) + 1
     i = 0
     for word in range(words):
         some = bits[word]
@@ -135,6 +121,68 @@ def merged(offsets, items, weights, rows, factors):
                 sums[item] = 0.0
                 i += 1
     return chosen, totals
+
+
+def merged(offsets, items, weights, rows, factors, without):
+    """`Neighbours.merged`: the rows' neighbours, ascending, each with the sum of factor * weight;
+    `without`: items that are left out, or None."""
+    cdef Py_ssize_t offset_count, item_count, weight_count, row_count, factor_count
+    cdef int64_t* starts = <int64_t*> data(offsets, 8, &offset_count)
+    cdef int32_t* neighbour = <int32_t*> data(items, 4, &item_count)
+    cdef float* weight = <float*> data(weights, 4, &weight_count)
+    cdef int32_t* row = <int32_t*> data(rows, 4, &row_count)
+    cdef float* factor = <float*> data(factors, 4, &factor_count)
+    cdef Py_ssize_t n = offset_count - 1, i
+    cdef int64_t cell
+    cdef int32_t item, last = -1
+    cdef float product
+    if factor_count != row_count or weight_count != item_count:
+        raise ValueError("arrays that differ in length")
+    for i in range(row_count):
+        if row[i] < 0 or row[i] >= n:
+            raise IndexError(f"row {row[i]} of {n}")
+        __builtin_prefetch(&starts[row[i]])
+    for i in range(row_count):
+        if starts[row[i]] < 0 or starts[row[i] + 1] > item_count:
+            raise IndexError(f"row {row[i]} ends beyond the cells")
+        # Rows lie far apart: all of them are on their way before the first is read.
+        for cell in range(starts[row[i]], starts[row[i] + 1], 16):
+            __builtin_prefetch(&neighbour[cell])
+            __builtin_prefetch(&weight[cell])
+    for i in range(row_count):
+        for cell in range(starts[row[i]], starts[row[i] + 1]):
+            item = neighbour[cell]
+            if item > last or item < 0:
+                if item < 0:
+                    emptied(last)
+                    raise IndexError(f"item {item}")
+                room_for_bits(item + 1)
+                room_for_sums(item + 1)
+                last = item
+            product = weight[cell] * factor[i]
+            add(item, <double> product)
+    if without is not None:
+        leave_out(without, last)
+    return emptied(last)
+
+
+def summed(items, weights):
+    """Each item once, ascending, with the sum of its weights."""
+    cdef Py_ssize_t count, weight_count, i
+    cdef int32_t* item = <int32_t*> data(items, 4, &count)
+    cdef float* weight = <float*> data(weights, 4, &weight_count)
+    cdef int32_t last = 0
+    if weight_count != count:
+        raise ValueError("arrays that differ in length")
+    for i in range(count):
+        if item[i] < 0:
+            raise IndexError(f"item {item[i]}")
+        last = max(last, item[i])
+    room_for_bits(last + 1)
+    room_for_sums(last + 1)
+    for i in range(count):
+        add(item[i], <double> weight[i])
+    return emptied(last)
 
 
 cdef inline void sift(uint64_t* heap, Py_ssize_t at, Py_ssize_t count) noexcept:
@@ -410,6 +458,8 @@ cdef struct Cap:
 cdef inline bint full(Cap* cap, int32_t row) noexcept:
     cdef int32_t code = cap.codes[row]
     cdef int32_t i
+    if code >= cap.codes_known:
+        return False
     for i in range(cap.offsets[code], cap.offsets[code + 1]):
         if cap.counts[cap.values[i]] >= cap.most:
             return True
@@ -419,6 +469,8 @@ cdef inline bint full(Cap* cap, int32_t row) noexcept:
 cdef inline void count_in(Cap* cap, int32_t row, int32_t by) noexcept:
     cdef int32_t code = cap.codes[row]
     cdef int32_t i
+    if code >= cap.codes_known:
+        return
     for i in range(cap.offsets[code], cap.offsets[code + 1]):
         cap.counts[cap.values[i]] += by
 
@@ -502,8 +554,8 @@ def arrange(rows, scores, sources, reasons, signatures, boosts, positions, caps,
         cap[c].most = most
         cap[c].first = first
         for i in range(n):
-            if row[i] >= cap[c].code_rows or cap[c].codes[row[i]] >= cap[c].codes_known:
-                raise IndexError(f"row {row[i]} has no values")
+            if row[i] >= cap[c].code_rows:
+                raise IndexError(f"row {row[i]} of {cap[c].code_rows}")
         c += 1
     want = min(want, n)
     # As far as the first cap reaches, then the next; what one had no room for goes first then.

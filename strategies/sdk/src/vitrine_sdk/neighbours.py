@@ -44,11 +44,21 @@ class Neighbours:
             checked(arrays, f"{name}_weights", np.float32, size),
         )
 
-    def merged(self, rows: IntArray, factors: FloatArray) -> tuple[IntArray, FloatArray]:
-        """The rows' neighbours, each once, ascending, with the sum of factor times weight."""
-        if kernel.compiled is not None and self._plain(rows, factors):
+    def merged(
+        self, rows: IntArray, factors: FloatArray, without: IntArray | None = None
+    ) -> tuple[IntArray, FloatArray]:
+        """The rows' neighbours, each once, ascending, with the sum of factor times weight.
+
+        Args:
+            without: items that are left out.
+        """
+        if (
+            kernel.compiled is not None
+            and self._plain(rows, factors)
+            and (without is None or kernel.plain(without, kernel.INT32))
+        ):
             return kernel.compiled.merged(  # type: ignore[no-any-return]
-                self.offsets, self.items, self.weights, rows, factors
+                self.offsets, self.items, self.weights, rows, factors, without
             )
         starts = self.offsets[rows]
         counts = self.offsets[rows + 1] - starts
@@ -57,7 +67,11 @@ class Neighbours:
             return np.empty(0, np.int32), np.empty(0, np.float32)
         index = (starts - (counts.cumsum() - counts)).repeat(counts)
         index += np.arange(total)
-        return summed(self.items.take(index), self.weights.take(index) * factors.repeat(counts))
+        items, weights = self.items.take(index), self.weights.take(index) * factors.repeat(counts)
+        if without is not None:
+            others = ~contained(items, without)
+            items, weights = items[others], weights[others]
+        return summed(items, weights)
 
     def _plain(self, rows: IntArray, factors: FloatArray) -> bool:
         plain = kernel.plain
@@ -72,6 +86,12 @@ class Neighbours:
 
 def summed(items: IntArray, weights: FloatArray) -> tuple[IntArray, FloatArray]:
     """Each item once, ascending, with the sum of its weights (added up in double, as they come)."""
+    if (
+        kernel.compiled is not None
+        and kernel.plain(items, kernel.INT32)
+        and kernel.plain(weights, kernel.FLOAT32)
+    ):
+        return kernel.compiled.summed(items, weights)  # type: ignore[no-any-return]
     if not len(items):
         return items, weights
     order = items.argsort(kind="stable")
