@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from app.telemetry.metrics import Metrics
+
 ROOT = Path(__file__).resolve().parents[2]
 ALERTS = ROOT / "ops/alerts"
 RUNBOOKS = ROOT / "ops/runbooks"
@@ -62,6 +64,25 @@ def test_each_alert_has_a_severity_and_a_runbook() -> None:
             assert part in text, f"{path.name} lacks {part}"
         named.add(path.name)
     assert named == {path.name for path in RUNBOOKS.glob("*.md")}, "a runbook without an alert"
+
+
+def test_runbooks_say_what_to_look_at_what_to_do_and_whom_to_wake() -> None:
+    known = {one.name: {*one.labels, "le", "instance", "job"} for one in Metrics().catalogue}
+    for path in RUNBOOKS.glob("*.md"):
+        pattern = r"\*\*(Symptom|Look|Do|Wake)\.?\*\*(.*?)(?=\n\n\*\*|\Z)"
+        parts = dict(re.findall(pattern, path.read_text(), re.DOTALL))
+        assert set(parts) == {"Symptom", "Look", "Do", "Wake"}, path.name
+        assert all(len(text.strip()) > 5 for text in parts.values()), path.name
+        # A query, a command or an address: something to type.
+        assert re.search(r"`[^`]{4,}`", parts["Look"]), f"{path.name}: Look names nothing to ask"
+        for metric, selector in re.findall(
+            r"\b(vitrine_[a-z_]+)(?:\{([^}]*(?:\{[^}]*\}[^}]*)*)\})?", parts["Look"] + parts["Do"]
+        ):
+            plain = re.sub(r"_(bucket|count|sum)$", "", metric)
+            if plain == "vitrine_app":  # the role
+                continue
+            assert plain in known, f"{path.name}: {metric}"
+            assert set(re.findall(r'(\w+)\s*[=!]~?"', selector)) <= known[plain], path.name
 
 
 def test_runbooks_lead_somewhere() -> None:
