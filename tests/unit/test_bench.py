@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from ops.bench.memory import parsed
 from ops.bench.open_loop import Ledger
+from ops.bench.sizing import Assumed, sized, told
 
 
 def test_a_stall_counts_for_every_request_that_was_meant_to_be_sent_in_it() -> None:
@@ -69,3 +72,48 @@ Private_Clean:        32 kB
     }  # fmt: skip
     assert found.own == (512 + 32) * 1024
     assert (found + found).pss == 2 * found.pss
+
+
+REPORT: dict[str, Any] = {
+    "compare": {
+        "pdp_similar": {"cpu_us": 200},
+        "home_popular": {"cpu_us": 100},
+        "tracking": {"cpu_us": 300},
+    },
+    "scale": [
+        {"items": 10_000, "merchants": 1, "two": {"pss": 128}, "redis_mib": 16},
+        {"items": 1_000_000, "merchants": 1, "two": {"pss": 1024}, "redis_mib": 512},
+        {"items": 10_000, "merchants": 10, "two": {"pss": 1}, "redis_mib": 1},
+    ],
+    "traffic": {
+        "pdp_similar": {"commands": 0, "to_redis": 0, "from_redis": 0},
+        "home_popular": {"commands": 1, "to_redis": 100, "from_redis": 1_000},
+        "tracking": {"commands": 2, "to_redis": 300, "from_redis": 10},
+        "idle worker, a second": {"commands": 10, "to_redis": 0, "from_redis": 0},
+    },
+}
+MIX = {"pdp_similar": 0.5, "home_popular": 0.5}
+
+
+def test_sizing_follows_from_what_was_measured() -> None:
+    assumed = Assumed(requests=86_400_000, peak=2, used=0.5, spare=2, events=0.1, items=50_000)
+    found = sized(REPORT, MIX, assumed)
+    assert found.rate == 2_000
+    assert found.cpu_us == 150
+    assert found.serving_cores == pytest.approx(0.6)  # 2,000 × 150 µs, at half a core
+    assert found.tracking_cores == pytest.approx(0.12)
+    assert found.workers == 2
+    assert found.worker_gib == 1  # of the next larger catalogue, one merchant
+    assert found.redis_commands == pytest.approx(0.5 * 2_000 + 2 * 200 + 2 * 10)
+    assert found.redis_mib_out == pytest.approx((1_000_000 + 2_000) / 2**20)
+
+
+def test_sizing_says_what_is_missing() -> None:
+    with pytest.raises(ValueError, match="no measurement of home_for_you"):
+        sized(REPORT, {"home_for_you": 1.0}, Assumed())
+    with pytest.raises(ValueError, match=r"add up to 0\.5"):
+        sized(REPORT, {"pdp_similar": 0.5}, Assumed())
+    larger = sized({**REPORT, "traffic": {}}, MIX, Assumed(items=2_000_000))
+    assert larger.memory_gib is None
+    assert larger.redis_commands is None
+    assert "not measured" in told(larger, REPORT, MIX, Assumed(items=2_000_000))
