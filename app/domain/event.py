@@ -60,6 +60,11 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     def revenues(self) -> tuple[float, ...]:
         """What each line brought. Lines without a price share what the event's revenue leaves over
         the priced ones, by quantity."""
+        if len(self.lines) == 1:  # as most have
+            (line,) = self.lines
+            if line.price is None:
+                return (max(0.0, self.revenue or 0.0),)
+            return (line.price * line.quantity,)
         known = [None if line.price is None else line.price * line.quantity for line in self.lines]
         if None not in known:
             return tuple(value or 0.0 for value in known)
@@ -68,7 +73,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
             line.quantity for line, value in zip(self.lines, known, strict=True) if value is None
         )
         return tuple(
-            value if value is not None else rest * line.quantity / quantity
+            value if value is not None else rest * line.quantity / quantity if quantity else 0.0
             for line, value in zip(self.lines, known, strict=True)
         )
 

@@ -20,7 +20,7 @@ import sqlalchemy as sa
 import structlog
 
 from app.domain.errors import Unavailable
-from app.domain.event import Event, Shopper
+from app.domain.event import Event, Line, Shopper
 from app.domain.merchant import MerchantId
 from app.postgres import event_log_sql as sql
 from app.postgres.database import Database, raw
@@ -273,43 +273,46 @@ def _columns(
     events: Sequence[Event], causes: Mapping[tuple[int, int], _Recommendation]
 ) -> list[list[Any]]:
     """The arrays of `sql.APPEND` from $4 on: a row an event and line, at least one an event."""
-    rows: list[tuple[Any, ...]] = []
-    for i, event in enumerate(events):
-        shopper = event.shopper
-        head = (
-            event.fingerprint,
-            event.time,
-            event.received,
-            int(event.type),
-            event.action,
-            event.section,
-            shopper.client_id,
-            shopper.user_id,
-            shopper.session,
-        )
-        own = (event.result_id, event.pod_id, event.strategy)
-        tail = (event.term, event.conversion_type, event.learn)
-        payload = _encode(event.payload).decode() if event.payload else "{}"
-        if not event.lines:
-            revenue = event.revenue or 0.0
-            rows.append((*head, None, None, 1.0, revenue, event.order_id, *own, *tail, payload))
-            continue
-        for j, (line, revenue) in enumerate(zip(event.lines, event.revenues(), strict=True)):
-            cause = causes.get((i, j), own)
-            rows.append(
-                (
-                    *head,
-                    line.item_id,
-                    line.variation_id,
-                    line.quantity,
-                    revenue,
-                    event.order_id,
-                    *cause,
-                    *tail,
-                    "{}" if j else payload,
-                )
-            )
-    return [list(column) for column in zip(*rows, strict=True)]
+    owners: Sequence[Event] = events  # of each row
+    lines: Sequence[Line | None]
+    own = [(e.result_id, e.pod_id, e.strategy) for e in events]
+    payloads = [_encode(e.payload).decode() if e.payload else "{}" for e in events]
+    if all(len(event.lines) == 1 for event in events):  # as most do
+        lines = [event.lines[0] for event in events]
+        revenues = [event.revenues()[0] for event in events]
+        if causes:
+            own = [causes.get((i, 0), one) for i, one in enumerate(own)]
+    else:
+        rows: list[tuple[Event, Line | None, float, tuple[Any, ...], str]] = []
+        for i, event in enumerate(events):
+            if not event.lines:
+                rows.append((event, None, event.revenue or 0.0, own[i], payloads[i]))
+            for j, (line, revenue) in enumerate(zip(event.lines, event.revenues(), strict=True)):
+                cause = causes.get((i, j), own[i])
+                rows.append((event, line, revenue, cause, "{}" if j else payloads[i]))
+        owners, lines, revenues, own, payloads = (list(one) for one in zip(*rows, strict=True))
+    shoppers = [event.shopper for event in owners]
+    return [
+        [event.fingerprint for event in owners],
+        [event.time for event in owners],
+        [event.received for event in owners],
+        [int(event.type) for event in owners],
+        [event.action for event in owners],
+        [event.section for event in owners],
+        [shopper.client_id for shopper in shoppers],
+        [shopper.user_id for shopper in shoppers],
+        [shopper.session for shopper in shoppers],
+        [None if line is None else line.item_id for line in lines],
+        [None if line is None else line.variation_id for line in lines],
+        [1.0 if line is None else line.quantity for line in lines],
+        revenues,
+        [event.order_id for event in owners],
+        *map(list, zip(*own, strict=True)),
+        [event.term for event in owners],
+        [event.conversion_type for event in owners],
+        [event.learn for event in owners],
+        payloads,
+    ]
 
 
 def _by_merchant(events: Sequence[Event]) -> dict[MerchantId, list[int]]:

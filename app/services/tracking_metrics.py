@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Final
 
 from app.domain.event import Event
@@ -21,8 +20,8 @@ class TrackingMetrics:
     """Implements `services.track.Observer`; labels are bound once."""
 
     def __init__(self, metrics: Metrics) -> None:
-        self._count: dict[tuple[EventType, str], Callable[[], None]] = {
-            (type_, outcome): metrics.events.labels(type_.name.lower(), label).inc
+        self._count = {
+            (type_, outcome): metrics.tally(metrics.events, type_.name.lower(), label)
             for type_ in EventType
             for outcome, label in OUTCOMES.items()
         }
@@ -35,7 +34,7 @@ class TrackingMetrics:
 
     def received(self, event: Event, outcome: str) -> None:
         """`outcome`: a key of `OUTCOMES`."""
-        self._count[event.type, outcome]()
+        self._count[event.type, outcome].count += 1
 
     def untracked(self) -> None:
         """An event was not kept for want of consent."""

@@ -6,8 +6,13 @@ import json
 import time
 from collections.abc import AsyncIterator
 
+import msgspec
 import pytest
 
+from app.domain.catalogue import ItemId
+from app.domain.event import Line
+from app.domain.merchant import Merchant, MerchantId
+from app.http.native_events import NativeEvent, NativeLine, convert
 from tests.tracking_shop import TrackingShop, open_shop
 from vitrine_sdk import EventType
 
@@ -171,3 +176,21 @@ async def test_a_line_that_is_no_json_fails_alone(shop: TrackingShop) -> None:
         "accepted",
     ]
     assert [e.get("pointer") for e in answer["events"]] == [None, "/1", "/2", None]
+
+
+def test_what_lines_without_a_price_or_a_quantity_brought() -> None:
+    def brought(revenue: float | None, *lines: tuple[float, float | None]) -> tuple[float, ...]:
+        made = tuple(Line(item_id=ItemId("i"), quantity=q, price=p) for q, p in lines)
+        event = convert(
+            Merchant(id=MerchantId("m"), name="M"),
+            NativeEvent(type="purchase", user_id="u", items=(NativeLine(item_id="i"),)),
+            1.0,
+        )
+        return msgspec.structs.replace(event, lines=made, revenue=revenue).revenues()
+
+    assert brought(9.0, (2.0, 1.5)) == (3.0,)
+    assert brought(9.0, (0.0, None)) == brought(9.0, (2.0, None)) == (9.0,)
+    assert brought(None, (1.0, None)) == (0.0,)
+    assert brought(9.0, (2.0, 1.5), (1.0, None), (2.0, None)) == (3.0, 2.0, 4.0)
+    assert brought(9.0, (2.0, 1.5), (0.0, None)) == (3.0, 0.0)
+    assert brought(9.0) == ()
