@@ -1,13 +1,13 @@
 """Beyond capacity: who is let in, by a delay that is measured and not by a number that is guessed.
 
-A process' queue is what waits while its event loop is busy. How late a timer fires tells how long
-that is. Where nearly all of a window's delays are over the target, a queue stands that does not
-empty by itself: then, each time the loop comes round, as many of the storefronts' requests are
-let in as it answers in a part of the target, by what those before took it; the others are refused
-with 503 and Retry-After, at a small part of the cost of an answer. So there is always work, and
-never much of it: goodput stays, and those that are let in are quick. It ends when nobody had to be
-refused for some seconds. Single delays (a pause of the collector, a neighbour on the machine)
-refuse nobody.
+A process' queue is what waits while its event loop is busy. How long one round of the loop takes,
+looked at wherever a timer is late, tells how long that is. Where nearly all of a window's delays
+are over the target, a queue stands that does not empty by itself: then, each time the loop comes
+round, as many of the storefronts' requests are let in as it answers in a part of the target, by
+what those before took it; the others are refused with 503 and Retry-After, at a small part of the
+cost of an answer. So there is always work, and never much of it: goodput stays, and those that are
+let in are quick. It ends when nobody had to be refused for some seconds. Single delays (a pause of
+the collector) and late timers (a neighbour on the machine) refuse nobody.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from typing import Final, Protocol
 from app.telemetry.logs import get as get_log
 
 TICK: Final = 0.005  # seconds between two measurements
+NOT_LATE: Final = 0.002  # seconds by which a timer may be late without a further look
 WINDOW: Final = 2  # measurements at least, and
 WINDOW_SECONDS: Final = 0.5  # so long at least, after which it is looked again: a pause is over
 SHORT: Final = 0.25  # of the delays, that are below the target where there is no queue
@@ -90,7 +91,7 @@ class Admission:
         self._calm = 0
         self._unparsed = 0
         self._buckets: dict[str, tuple[float, float]] = {}  # what is left, when
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.Handle | None = None
 
     # Measuring
 
@@ -104,12 +105,28 @@ class Admission:
             self._timer.cancel()
 
     def _tick(self, loop: asyncio.AbstractEventLoop, due: float) -> None:
-        now = loop.time()
-        self.waited(max(0.0, now - due))
-        self._timer = loop.call_at(now + TICK, self._tick, loop, now + TICK)
+        late = max(0.0, loop.time() - due)
+        if late <= NOT_LATE:
+            self._go_to_sleep(loop, late)
+        else:
+            self._timer = loop.call_soon(self._round, loop, self._clock(), 2)
+
+    def _round(self, loop: asyncio.AbstractEventLoop, began: float, more: int) -> None:
+        """A late timer is the system's fault, too: of neighbours that are busy. What the process
+        itself has to do is how long one round of its loop takes: reading, and in the turn after
+        that, what came of it."""
+        if more:
+            self._timer = loop.call_soon(self._round, loop, began, more - 1)
+        else:
+            self._go_to_sleep(loop, self._clock() - began)
+
+    def _go_to_sleep(self, loop: asyncio.AbstractEventLoop, delay: float) -> None:
+        self.waited(delay)
+        due = loop.time() + TICK
+        self._timer = loop.call_at(due, self._tick, loop, due)
 
     def waited(self, seconds: float) -> None:
-        """One measured delay."""
+        """One measured delay: what a request waits that comes now."""
         self._measured += 1
         self._short += seconds <= self._target
         self._elapsed += seconds + TICK

@@ -92,7 +92,7 @@ async def hostile_calls(scene: Scene) -> Result:
         *("--phases=examples,coverage,fuzzing,stateful", "--continue-on-failure", "--no-color"),
         *("--suppress-health-check=all", "--no-shrink", "--request-timeout=60"),
         f"--max-examples={max(2, round(8 * scene.scale))}",
-        f"--max-time={max(30, round(120 * scene.scale))}",
+        f"--max-time={max(30, round(90 * scene.scale))}",
         environment={
             "SCHEMATHESIS_HOOKS": HOOKS.stem,
             "PYTHONPATH": str(HOOKS.parent),

@@ -219,12 +219,13 @@ async def plugins(scene: Scene) -> Result:
     await asyncio.sleep(SETTLE + scene.seconds(40))
     record = await load.stop()
     result = Result("plugin_process", facts(record, {}), record)
-    # The budget is 100 ms; what is beyond it is the way there and back.
+    # The budget is 100 ms; what is beyond it is the way there and back, on busy processors.
     slow = percentile(record.of("recommend"), 0.99)
     grown = world.service.resident() - before
     result.figures |= {"p99_ms": slow, "memory_growth_mib": round(grown / 2**20, 1),
                        "recovery_s": 0.0}  # fmt: skip
     no_failure(result)
+    result.require(slow is not None and slow <= 200, f"p99 is {slow} ms: not the deadline's")
     result.require(grown < 64 << 20, f"the workers grew by {grown >> 20} MiB")
     if scene.unprotected:
         body = {"id": "unruly", "strategy": "unruly", "mode": "process"}
