@@ -188,7 +188,7 @@ class Metrics:
         # Events
         self.events = self._counter(
             "vitrine_events_total",
-            "Events received, by type and outcome (stored, repeated, refused, apart).",
+            "Events received, by type and outcome (accepted, duplicate, rejected, apart).",
             ("type", "outcome"),
         )
         self.event_commit_seconds = self._histogram(
