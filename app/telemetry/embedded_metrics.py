@@ -61,8 +61,10 @@ class EmbeddedMetrics:
         try:
             while True:
                 await asyncio.sleep(SECONDS)
+                self._metrics.fold()
                 await asyncio.to_thread(self.write)
         finally:
+            self._metrics.fold()
             self.write()
 
     def write(self) -> None:
