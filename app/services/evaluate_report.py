@@ -21,9 +21,12 @@ def table(measured: Sequence[Measured], shown: Sequence[str]) -> str:
         if any(name in one.estimates for one in measured)
     ]
     rows.append(["fit, s", *(f"{one.run.fit_seconds:.1f}" for one in measured)])
+    rows.append(["fit, CPU s", *(f"{one.run.fit_cpu_seconds:.1f}" for one in measured)])
     rows.append(["peak, MiB", *(f"{one.run.peak_mib:.0f}" for one in measured)])
     rows.append(["artefact, MiB", *(f"{one.run.artefact_mib:.1f}" for one in measured)])
-    rows.append(["recommend, µs", *(f"{one.run.recommend_microseconds:.0f}" for one in measured)])
+    for name, clock in (("recommend, µs", ""), ("recommend, CPU µs", "cpu_")):
+        spent = [getattr(one.run, f"recommend_{clock}microseconds") for one in measured]
+        rows.append([name, *(f"{value:.0f}" for value in spent)])
     widths = [max(len(row[i]) for row in [heads, *rows]) for i in range(len(heads))]
     lines = [
         "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip()
@@ -51,9 +54,11 @@ def as_json(measured: Sequence[Measured], about: Mapping[str, Any]) -> dict[str,
                 "name": one.run.name,
                 "metrics": {name: asdict(value) for name, value in one.estimates.items()},
                 "fit_seconds": one.run.fit_seconds,
+                "fit_cpu_seconds": one.run.fit_cpu_seconds,
                 "peak_mib": one.run.peak_mib,
                 "artefact_mib": one.run.artefact_mib,
                 "recommend_microseconds": one.run.recommend_microseconds,
+                "recommend_cpu_microseconds": one.run.recommend_cpu_microseconds,
             }
             for one in measured
         ],

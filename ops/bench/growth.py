@@ -1,6 +1,8 @@
-"""How an additive fit grows: all at once, in parts, and only what is new. CPU time and peak memory.
+"""How a fit grows: all at once, and an additive one in parts, and only what is new. CPU time and
+peak memory.
 
-    python ops/bench/growth.py [--events 100000 1000000 10000000] [--strategy similar] [--parts 8]
+    python ops/bench/growth.py [--events 100000 1000000 10000000] [--strategies similar] [--parts 8]
+        [--how once parts new]
 
 The data are made in memory, with the shape of `ops/bench/training.py`: items as often as Zipf's law
 says, baskets of ten lines, some shoppers with many and most with few, a year. What is new is the
@@ -32,6 +34,7 @@ DAY = 86_400
 YEAR = 365 * DAY
 START = 1_700_000_000
 LINES = 10  # of a basket
+HOW = ("once", "parts", "new")
 SPAWN = multiprocessing.get_context("spawn")
 
 
@@ -83,22 +86,23 @@ def measure(events: int, name: str, how: str, parts: int) -> dict[str, object]:
     installed = discover().get(name)
     assert installed is not None
     strategy = installed.usable()
-    if not isinstance(strategy, Additive):
-        raise SystemExit(f"strategy {name!r} is not additive")
     config = strategy.config()
     data = made(events)
     watermark = data.now - DAY
     old = np.flatnonzero(data.events.time <= watermark)
-    if how == "what is new":
+    if how == "new":
+        assert isinstance(strategy, Additive)
         columns = ("shopper", "item", "type", "time", "quantity", "revenue", "session", "term")
         past = {column: getattr(data.events, column)[old] for column in columns}
         before = strategy.count(
             replace(data, events=replace(data.events, **past), now=watermark), config
         )
     began, peak = time.process_time(), peak_mib()
-    if how == "all at once":
-        strategy.fit(data, config, 1)
-    elif how == "in parts":
+    size = 0
+    if how == "once":
+        size = sum(array.nbytes for array in strategy.fit(data, config, 1).values())
+    elif how == "parts":
+        assert isinstance(strategy, Additive)
         fit_in_parts(strategy, data, config, 1, parts)
     else:
         there = np.arange(len(data.items), dtype=np.int32)
@@ -106,6 +110,7 @@ def measure(events: int, name: str, how: str, parts: int) -> dict[str, object]:
         caught = time.process_time() - began
         strategy.finish(counts, data.items, data.now, config, 1)
     row: dict[str, object] = {
+        "strategy": name,
         "events": events,
         "items": len(data.items),
         "how": how,
@@ -113,7 +118,9 @@ def measure(events: int, name: str, how: str, parts: int) -> dict[str, object]:
         "peak_mib": round(peak_mib()),
         "data_mib": round(peak),
     }
-    if how == "what is new":
+    if size:
+        row["artefact_mib"] = round(size / 2**20)
+    if how == "new":
         row["new_events"] = events - len(old)
         row["counting_cpu_seconds"] = round(caught, 1)
     return row
@@ -122,16 +129,23 @@ def measure(events: int, name: str, how: str, parts: int) -> dict[str, object]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--events", type=int, nargs="+", default=[100_000, 1_000_000, 10_000_000])
-    parser.add_argument("--strategy", default="similar")
+    parser.add_argument("--strategies", nargs="+", default=["similar"])
+    parser.add_argument("--how", nargs="+", default=list(HOW), choices=HOW)
     parser.add_argument("--parts", type=int, default=8)
     parser.add_argument("--json", type=Path, help="Also write the figures there.")
     given = parser.parse_args()
+    installed = discover()
     rows = []
-    for events in given.events:
-        for how in ("all at once", "in parts", "what is new"):
-            with ProcessPoolExecutor(1, mp_context=SPAWN) as pool:
-                rows.append(pool.submit(measure, events, given.strategy, how, given.parts).result())
-            print("  ".join(f"{name} {value}" for name, value in rows[-1].items()), flush=True)
+    for name in given.strategies:
+        found = installed.get(name)
+        if found is None:
+            raise SystemExit(f"there is no strategy {name!r}")
+        additive = isinstance(found.usable(), Additive)
+        for events in given.events:
+            for how in given.how if additive else ["once"]:
+                with ProcessPoolExecutor(1, mp_context=SPAWN) as pool:
+                    rows.append(pool.submit(measure, events, name, how, given.parts).result())
+                print("  ".join(f"{name} {value}" for name, value in rows[-1].items()), flush=True)
     if given.json is not None:
         given.json.write_text(json.dumps(rows, indent=1))
 

@@ -222,8 +222,10 @@ def _measure(one: DataSet, command: Sequence[str]) -> list[dict[str, Any]]:
             },
             "strategy": one.strategy,
             "fit_seconds": round(first["fit_seconds"], 1),
+            "fit_cpu_seconds": round(first["fit_cpu_seconds"], 1),
             "peak_mib": round(first["peak_mib"]),
             "recommend_microseconds": round(first["recommend_microseconds"]),
+            "recommend_cpu_microseconds": round(first["recommend_cpu_microseconds"]),
         }
         for metric in one.metrics
     ]
@@ -231,7 +233,7 @@ def _measure(one: DataSet, command: Sequence[str]) -> list[dict[str, Any]]:
 
 def _table(rows: Sequence[dict[str, Any]]) -> str:
     lines = [
-        "| data | metric | Vitrine | 95 % interval | published best | best beside | fit, s | "
+        "| data | metric | Vitrine | 95 % interval | published best | best beside | fit, CPU s | "
         "peak, MiB | strategy |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
@@ -242,7 +244,7 @@ def _table(rows: Sequence[dict[str, Any]]) -> str:
         lines.append(
             f"| {row['data']} | {row['metric']} | {row['value']:.4f} | "
             f"{row['low']:.4f} to {row['high']:.4f} | {published} | {rival} | "
-            f"{row['fit_seconds']} | {row['peak_mib']} | {row['strategy']} |"
+            f"{row.get('fit_cpu_seconds', '-')} | {row['peak_mib']} | {row['strategy']} |"
         )
     return "\n".join(lines)
 
