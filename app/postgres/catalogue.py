@@ -51,9 +51,10 @@ class Catalogue:
 
     async def versions(self) -> Mapping[tuple[MerchantId, Section], int]:
         """The catalogue version of every section of every merchant."""
-        async with self._database.system() as connection:
-            rows = await connection.execute(sa.text("SELECT * FROM catalogue_versions()"))
-            return {(MerchantId(r.merchant_id), Section(r.section)): r.version for r in rows}
+        rows = await self._database.poll(
+            "SELECT merchant_id, section, version FROM catalogue_versions()"
+        )
+        return {(MerchantId(r[0]), Section(r[1])): r[2] for r in rows}
 
     async def version(self, merchant: MerchantId, of: Section) -> int:
         """The catalogue version of a section; 0 where nothing was ever written."""

@@ -73,11 +73,8 @@ class ConfigurationReader:
 
     async def versions(self) -> Mapping[MerchantId, int]:
         """Every merchant's current configuration version."""
-        async with self._database.system() as connection:
-            rows = await connection.execute(
-                sa.select(merchant_table.c.id, merchant_table.c.configuration_version)
-            )
-            return {MerchantId(row.id): row.configuration_version for row in rows}
+        rows = await self._database.poll("SELECT id, configuration_version FROM merchant")
+        return {MerchantId(id_): version for id_, version in rows}
 
     async def load(self, merchant: MerchantId) -> MerchantConfiguration | None:
         """All that the merchant has published, at one version; None: there is no such merchant."""

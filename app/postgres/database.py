@@ -90,6 +90,18 @@ class Database:
         async with self._transaction(MerchantId(""), statement_timeout) as connection:
             yield connection
 
+    async def poll(self, query: str) -> list[asyncpg.Record]:
+        """The rows of one statement of no merchant (see `system`), for what is asked again and
+        again: asyncpg keeps it prepared, and without a transaction it is one round trip where
+        SQLAlchemy's way takes four."""
+        with self._observed(), _translated():
+            async with self._engine.connect() as connection:
+                try:
+                    rows: list[asyncpg.Record] = await (await raw(connection)).fetch(query)
+                except (OSError, asyncpg.InterfaceError) as error:
+                    raise _unavailable() from error
+                return rows
+
     async def ping(self) -> None:
         """Asks PostgreSQL for an answer."""
         async with self.system():

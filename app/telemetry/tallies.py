@@ -52,7 +52,7 @@ class Timings:
         bounds: of the histogram, ascending, without infinity.
     """
 
-    __slots__ = ("_bounds", "_child", "_counts", "_folded", "_folded_total", "_total")
+    __slots__ = ("_bounds", "_child", "_counts", "_folded", "_folded_total", "_new", "_total")
 
     def __init__(self, child: Any, bounds: Sequence[float]) -> None:
         self._child = child
@@ -60,15 +60,18 @@ class Timings:
         self._counts = [0] * (len(bounds) + 1)
         self._folded = [0] * (len(bounds) + 1)
         self._total = self._folded_total = 0.0
+        self._new = False  # something was observed
 
     def observe(self, seconds: float) -> None:
         self._counts[bisect_left(self._bounds, seconds)] += 1
         self._total += seconds
+        self._new = True
 
     def fold(self) -> None:
-        counts, total = self._counts.copy(), self._total
-        if counts == self._folded:
+        if not self._new:
             return
+        self._new = False  # first: what is observed meanwhile is folded next time
+        counts, total = self._counts.copy(), self._total
         for bucket, count, before in zip(self._child._buckets, counts, self._folded, strict=True):  # noqa: SLF001  # there is no other way to add many
             if count != before:
                 bucket.inc(count - before)

@@ -6,6 +6,7 @@ import asyncio
 import socket
 from urllib.parse import parse_qs, urlsplit
 
+import asyncpg
 import psycopg
 import pytest
 import sqlalchemy as sa
@@ -136,6 +137,28 @@ async def test_a_lost_connection_is_unavailable_and_replaced(
         await lose()
     assert "pid" not in caught.value.message
     await database.ping()
+
+
+async def test_what_is_polled_is_of_no_merchant_in_no_transaction(
+    database: Database, shop: MerchantId, admin_url: str
+) -> None:
+    async with database.merchant(shop) as connection:  # the pool's connection has had one
+        await connection.execute(_section("a"))
+    assert [row["id"] for row in await database.poll("SELECT id FROM merchant")].count(shop) == 1
+    assert await database.poll("SELECT * FROM section") == []
+    (first,), (second,) = [await database.poll("SELECT pg_backend_pid(), now()") for _ in range(2)]
+    assert first[0] == second[0]
+    assert first[1] < second[1], "a transaction's time stands still"
+    with pytest.raises(asyncpg.DivisionByZeroError):
+        await database.poll("SELECT 1/0")
+    with psycopg.connect(admin_url) as admin:
+        pid = (await database.poll("SELECT pg_backend_pid()"))[0][0]
+        polling = asyncio.create_task(database.poll("SELECT pg_sleep(30)"))
+        await asyncio.sleep(0.1)
+        admin.execute("SELECT pg_terminate_backend(%s, 5000)", [pid])
+        with pytest.raises(Unavailable):
+            await polling
+    assert [tuple(row) for row in await database.poll("SELECT 1")] == [(1,)]
 
 
 async def test_connections_that_die_while_idle_are_not_handed_out(
