@@ -8,6 +8,7 @@ import gc
 import os
 import signal
 import socket
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,9 @@ TAKE: Final = b"take "
 
 WORKER: Final = "vitrine-worker"
 SPARE: Final = "vitrine-spare"
+
+TURN: Final = 0.0005
+"""Seconds that a thread which loads a model or writes logs may go on while requests wait."""
 
 _log = get_log(__name__)
 
@@ -145,6 +149,7 @@ async def _serve(
     stopping: Stopping,
 ) -> int:
     name_process(spare=place.slot is None)
+    sys.setswitchinterval(TURN)
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, stop.set)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final
@@ -23,7 +24,8 @@ from app.domain.merchant import MerchantId
 from app.postgres.database import Database, raw
 from app.postgres.tables import item, item_group, section, variation
 
-_ROWS_AT_ONCE: Final = 1000
+_ROWS_AT_ONCE: Final = 250
+_FEATURES_AT_ONCE: Final = 50  # made between two requests: 1 to 2 ms
 
 
 _ITEMS: Final = """
@@ -240,21 +242,25 @@ class CatalogueSnapshot:
                     data=row["data"],
                 )
             )
-        return [
-            features(
-                Item(
-                    id=ItemId(row["id"]),
-                    name=row["name"],
-                    suggested_score=row["suggested_score"],
-                    data=row["data"],
-                ),
-                variations.get(row["id"], ()),
-                self._tree,
-                version=row["version"],
-                created=row["created"],
+        found = []
+        for number, row in enumerate(rows, start=1):
+            found.append(
+                features(
+                    Item(
+                        id=ItemId(row["id"]),
+                        name=row["name"],
+                        suggested_score=row["suggested_score"],
+                        data=row["data"],
+                    ),
+                    variations.get(row["id"], ()),
+                    self._tree,
+                    version=row["version"],
+                    created=row["created"],
+                )
             )
-            for row in rows
-        ]
+            if not number % _FEATURES_AT_ONCE:
+                await asyncio.sleep(0)
+        return found
 
 
 async def _count(connection: AsyncConnection, table: sa.Table, which: Sequence[Any]) -> int:

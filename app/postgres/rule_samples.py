@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -34,7 +34,9 @@ class RuleSamples:
         async with self._database.merchant(merchant) as connection:
             return list(await connection.scalars(query))
 
-    async def revenue(self, merchant: MerchantId, days: int) -> Mapping[str, float]:
+    async def revenue(
+        self, merchant: MerchantId, days: int, items: Collection[str] | None = None
+    ) -> Mapping[str, float]:
         query = (
             sa.select(event.c.item_id, sa.func.sum(event.c.revenue))
             .where(
@@ -46,6 +48,9 @@ class RuleSamples:
             )
             .group_by(event.c.item_id)
         )
+        if items is not None:
+            wanted = sa.literal(list(items), sa.ARRAY(sa.Text))
+            query = query.where(event.c.item_id == sa.any_(wanted))
         async with self._database.merchant(merchant) as connection:
             rows = await connection.execute(query)
             return {item_id: float(revenue) for item_id, revenue in rows}

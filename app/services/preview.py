@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final, Protocol
 
 import msgspec
@@ -34,8 +34,10 @@ class SampleReader(Protocol):
         """Requests that were served lately, newest first. `pod_ids`: only for these; empty: all."""
         ...
 
-    async def revenue(self, merchant: MerchantId, days: int) -> Mapping[str, float]:
-        """What was paid for each item in the last days."""
+    async def revenue(
+        self, merchant: MerchantId, days: int, items: Collection[str] | None = None
+    ) -> Mapping[str, float]:
+        """What was paid for each item in the last days. `items`: only of these; None: of all."""
         ...
 
 
@@ -156,7 +158,8 @@ class Previews:
         """
         async with self._looking:
             lists, _ = await self._replayed(snapshot, rule_set_id, rules, (), rule.most)
-        revenue = await self._samples.revenue(snapshot.merchant, DAYS)
+        shown = {item for pair in lists for items in pair for item in items}
+        revenue = await self._samples.revenue(snapshot.merchant, DAYS, shown)
         return await asyncio.to_thread(judge, rule, lists, revenue)
 
     async def _replayed(

@@ -35,7 +35,7 @@ from vitrine_sdk import Model, Needs
 
 log = structlog.get_logger(module=__name__)
 
-_ROWS_AT_ONCE: Final = 4_000  # ids that are given rows before requests run again
+_ROWS_AT_ONCE: Final = 1_000  # ids that are given rows before requests run again
 _RETRY_SECONDS: Final = 5.0  # after which what could not be loaded is tried again
 _encode = msgspec.json.Encoder().encode
 _numbers = itertools.count(1)
