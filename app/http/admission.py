@@ -23,12 +23,12 @@ from app.telemetry.logs import get as get_log
 TICK: Final = 0.005  # seconds between two measurements
 NOT_LATE: Final = 0.002  # seconds by which a timer may be late without a further look
 WINDOW: Final = 2  # measurements at least, and
-WINDOW_SECONDS: Final = 0.5  # so long at least, after which it is looked again: a pause is over
+WINDOW_SECONDS: Final = 1.0  # so long at least, after which it is looked again: a pause is over
 SHORT: Final = 0.25  # of the delays, that are below the target where there is no queue
 FEWEST: Final = 20  # requests a second, below which it is not they that keep the process busy
 ROUND: Final = 0.2  # targets that what is let in may take: who waits does so for one or two rounds
 KEPT: Final = 0.8  # of what is known of costs, from a measurement to the next
-CALM: Final = 6  # windows in which nobody was refused, after which everybody is let in
+CALM: Final = 3  # windows in which nobody was refused, after which everybody is let in
 TINY: Final = 0.001  # what `share` is at least while there is too much
 HOLD: Final = 0.0002
 """Seconds, a connection of this process, for which one that was refused is not read from. So
