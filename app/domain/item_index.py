@@ -32,6 +32,9 @@ NOT_INDEXED: Final = frozenset({"url", "image_url", "description"})
 
 PRICE: Final = "price"  # an attribute with a column of its own
 
+NO_ROWS: Final = np.empty(0, np.int32)
+NO_ROWS.setflags(write=False)
+
 _BASE_SHIFT = 32
 _FIRST_CAPACITY = 256
 
@@ -209,6 +212,7 @@ class ItemIndex:
         ItemIndex._indexes += 1
         self.base = ItemIndex._indexes << _BASE_SHIFT
         """Added to a row it is the item's key in `rendered`."""
+        self.base_int64 = np.int64(self.base)
         self.rendered = rendered
         self.version = 0
         """The catalogue version that it shows."""
@@ -247,7 +251,7 @@ class ItemIndex:
     def rows(self, ids: Sequence[str]) -> IntArray:
         """The items' rows, -1 for those that have none."""
         if not ids:
-            return np.empty(0, np.int32)
+            return NO_ROWS
         return np.fromiter(map(self._rows.get, ids, repeat(-1)), np.int32, len(ids))  # type: ignore[arg-type]
 
     def column(self, name: str) -> Column | None:

@@ -68,6 +68,9 @@ class Acts:
         )  # fmt: skip
 
 
+NO_ACTS: Final = Acts()
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Facts:
     """All of a request that conditions and actions look at."""

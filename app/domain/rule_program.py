@@ -368,7 +368,9 @@ class Program:
     def eligible(self, index: ItemIndex, rows: IntArray) -> BoolArray | None:
         """Which of a model's rows are not left out, for a strategy to choose from; None: most are
         not, so that it need not be told."""
-        return None if self._eligible is None else self._eligible.of(index, rows)
+        if self._eligible is None or not self._eligible.is_narrow:
+            return None
+        return self._eligible.of(index, rows)
 
     @property
     def is_narrow(self) -> bool:
@@ -409,10 +411,8 @@ class EligibleRows:
         drop = self._program.says(np.arange(len(sizes), dtype=np.int32)).drop
         return drop is not None and 2 * int(sizes[drop == KEEP].sum()) < int(sizes.sum())
 
-    def of(self, index: ItemIndex, rows: IntArray) -> BoolArray | None:
+    def of(self, index: ItemIndex, rows: IntArray) -> BoolArray:
         """One flag a row of `rows`, the rows of a model."""
-        if not self.is_narrow:
-            return None
         known = self._answers.get(id(rows))
         if known is None or known[0] is not rows or known[1] != index.revision:
             self._follow(index)

@@ -65,6 +65,7 @@ BROUGHT: Final = 255
 NO_TABLE: Final = (None, None)
 """`Ruling.drops` where no rule leaves anything out."""
 
+_NOTHING: Final = [0] * len(LeftOut)
 _NO_PARTS: Final[list[tuple[IntArray, LeftOut]]] = []
 
 # A column of each source's number, of which pools take the beginning. A chain has 8 at most.
@@ -133,19 +134,15 @@ class Trace(Protocol):
 class Exclusions:
     """Rows that a request leaves out, each with its reason."""
 
-    __slots__ = ("_parts", "_set")
+    __slots__ = ("_set", "parts")
 
     def __init__(self) -> None:
-        self._parts: list[tuple[IntArray, LeftOut]] = []
+        self.parts: list[tuple[IntArray, LeftOut]] = []
+        """Rows and their reason; a row may be in several."""
         self._set: set[int] = set()
 
     def __len__(self) -> int:
         return len(self._set)
-
-    @property
-    def parts(self) -> list[tuple[IntArray, LeftOut]]:
-        """Rows and their reason; a row may be in several."""
-        return self._parts
 
     @property
     def rows(self) -> IntArray:
@@ -159,7 +156,7 @@ class Exclusions:
             rows = rows[rows >= 0]
             known = rows.tolist()
         if known:
-            self._parts.append((rows, reason))
+            self.parts.append((rows, reason))
             self._set.update(known)
 
     def touch(self, rows: IntArray) -> bool:
@@ -188,11 +185,11 @@ class Selection:
     ) -> None:
         self.want = want
         self.count = 0  # qualified so far
-        self.left_out = [0] * len(LeftOut)  # candidates, by LeftOut
+        self.left_out = _NOTHING.copy()  # candidates, by LeftOut
         self._left_out_before = self.left_out
         self._index = index
         self._filters = filters
-        self._exclusions = exclusions if exclusions is not None and len(exclusions) else None
+        self._exclusions = exclusions if exclusions is not None and exclusions.parts else None
         self._at_hand = at_hand
         self._ruling = ruling
         self._trace = trace
@@ -252,7 +249,7 @@ class Selection:
         self._examined.clear()
         self._pools.clear()
         self.count = 0
-        self.left_out = [0] * len(LeftOut)
+        self.left_out = _NOTHING.copy()
 
     def pool(self) -> Pool:
         """What qualified, in the chain's order."""
@@ -279,6 +276,8 @@ class Selection:
 
     def examined(self) -> IntArray:
         """Every row that was looked at: what the list depends on."""
+        if len(self._examined) == 1:
+            return self._examined[0]
         return np.concatenate(self._examined) if self._examined else EMPTY_POOL.rows
 
     def admits(self, rows: IntArray) -> BoolArray:

@@ -6,9 +6,11 @@ hash tag `{merchant:shopper}`.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from functools import lru_cache
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -31,9 +33,20 @@ _decode = msgspec.json.Decoder(list[HistoryEntry]).decode
 _decode_one = msgspec.json.Decoder(HistoryEntry).decode
 
 
+_plain = re.compile(r"[A-Za-z0-9_.~:-]*", re.ASCII).fullmatch
+"""Whether quoting leaves a shopper's id as it is: a fifth of quoting's time."""
+
+
+@lru_cache(maxsize=4_096)
+def _quoted(merchant: str) -> str:
+    return quote(merchant, safe="")
+
+
 def history_key(merchant: MerchantId, shopper_id: str) -> str:
     """`shopper_id` as in `Shopper.id`."""
-    return f"vitrine:history:{{{quote(merchant, safe='')}:{quote(shopper_id, safe=':')}}}"
+    if not _plain(shopper_id):
+        shopper_id = quote(shopper_id, safe=":")
+    return f"vitrine:history:{{{_quoted(merchant)}:{shopper_id}}}"
 
 
 class HistoryStore:

@@ -38,14 +38,15 @@ class Chain:
         far as it suits this request."""
         chosen = await self._choose(asked)
         key = (asked.snapshot.merchant, asked.served.pod.id)
-        last = self._last_good.get(key)
-        if len(chosen.pool):
-            if asked.filters is None and not asked.failed and len(chosen.pool) == asked.want:
+        if count := len(chosen.pool):
+            if count == asked.want and asked.filters is None and not asked.failed:
                 pool = chosen.pool
-                # Copies: a strategy may give parts of its model's arrays, and would stay with them.
-                pool.scores, pool.reasons = pool.scores.copy(), pool.reasons.copy()
+                if pool.scores.base is not None or pool.reasons.base is not None:
+                    # A strategy may give parts of its model's arrays, and would stay with them.
+                    pool.scores, pool.reasons = pool.scores.copy(), pool.reasons.copy()
                 self._last_good[key] = chosen
             return chosen
+        last = self._last_good.get(key)
         if last is None or not asked.failed:
             return chosen
         asked.went_without("strategies")
@@ -138,7 +139,7 @@ class Chain:
         """One strategy's candidates, more and more of them until enough qualify. Why there are
         none, and whether it may have more."""
         context = _context(asked, model, source)
-        most = min(model.items, MAX_CANDIDATES)
+        most = min(len(model.rows), MAX_CANDIDATES)
         limit = min(max(selection.limit(self._overfetch), need - selection.count), most)
         deadline = asked.deadline
         if source + 1 < len(asked.served.chain):  # whoever comes next needs time too

@@ -126,7 +126,9 @@ def understand(
         raise InvalidInput.field(
             "section", f"pod {pod.id!r} recommends from section {pod.section!r}"
         )
-    expression = _expression(request)
+    expression = None
+    if request.filters or request.pre_filter is not None:
+        expression = _expression(request)
     return PodRequest(
         snapshot=snapshot,
         served=served,
@@ -135,7 +137,7 @@ def understand(
         deadline=deadline,
         now=time.time(),
         filters=None if expression is None else served.expressions.compiled(expression),
-        format=_format(request, expression),
+        format=None if _is_plain(request, expression) else _format(request, expression),
         seeds=served.index.rows(request.item_ids),
         trace=trace,
     )
@@ -148,10 +150,18 @@ def _expression(request: RecommendationRequest) -> Expression | None:
     return conjunction((filters, parse_expression(request.pre_filter)))
 
 
-def _format(request: RecommendationRequest, chosen: Expression | None) -> Format | None:
+def _is_plain(request: RecommendationRequest, chosen: Expression | None) -> bool:
+    """Whether items are shown as they are kept."""
+    return (
+        chosen is None
+        and request.variations_map is None
+        and not request.fields
+        and not request.hidden_fields
+    )
+
+
+def _format(request: RecommendationRequest, chosen: Expression | None) -> Format:
     wanted = request.variations_map
-    if not (request.fields or request.hidden_fields or wanted is not None or chosen is not None):
-        return None
     return Format(
         fields=request.fields,
         hidden_fields=request.hidden_fields,

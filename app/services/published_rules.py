@@ -13,7 +13,7 @@ from app.domain.merchant import MerchantId
 from app.domain.pod import Pod, StrategyConfiguration
 from app.domain.recommendation import RecommendationRequest
 from app.domain.rule import PublishedRules
-from app.domain.rule_activation import Acts, Facts
+from app.domain.rule_activation import NO_ACTS, Acts, Facts
 from app.domain.rule_compile import CompiledRules
 from app.domain.ruling import RequestRuling, ruling_for
 from app.services.shopper_history import Recent
@@ -73,7 +73,7 @@ class MerchantRulings:
         compiled = self._compiled.get(index.base)
         if compiled is None or compiled.pod(pod.id) is None:
             return None
-        if len(seeds) and int(seeds.min()) < 0:
+        if -1 in seeds.tolist():
             seeds = seeds[seeds >= 0]
         facts = Facts(request=request, now=now, seeds=seeds, acts=_acts(history, now))
         return ruling_for(compiled, facts, self._chains[pod.id])
@@ -129,7 +129,7 @@ class MerchantRulesCompiler:
 def _acts(history: Recent, now: float) -> Acts:
     rows = history.rows
     if not len(rows):
-        return Acts()
+        return NO_ACTS
     known = rows >= 0
     ages = np.maximum(now - history.times[known], 0).astype(np.float32)
     return Acts(rows[known], history.types[known], ages)

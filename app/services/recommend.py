@@ -125,14 +125,19 @@ class Recommend:
         """
         asked = understand(snapshot, request, self._budget, trace)
         served = asked.served
-        personal = await self._read_history(asked)
+        limit = self._history_limit(asked)
+        if limit and request.consent:
+            await self._read_history(asked, limit)
         self._rule(asked)
         revision = served.index.revision
-        chosen, items = await self._showing.show(asked, await self._chain.choose(asked))
+        chosen = await self._chain.choose(asked)
+        items = self._showing.at_once(asked, chosen)
+        if items is None:
+            chosen, items = await self._showing.show(asked, chosen)
         answer = self._answer(asked, chosen, results(chosen.listing, chosen.pool, items))
         if (
             dependence is not None
-            and not (personal or asked.degraded or asked.failed)
+            and not (limit or asked.degraded or asked.failed)
             and self.prepared_lists.welcomes((snapshot.number, served.pod.id, dependence))
         ):
             self._keep(asked, chosen, answer, revision, dependence)
@@ -191,23 +196,17 @@ class Recommend:
                 )
             )
 
-    async def _read_history(self, asked: PodRequest) -> bool:
-        """Whether the answer depends on the shopper's history."""
-        limit = self._history_limit(asked)
-        if not limit:
-            return False
-        if asked.request.consent:
-            asked.history, fresh = await self._histories.recent(
-                asked.snapshot.merchant,
-                asked.request.shopper,
-                limit,
-                asked.served.index,
-                time.monotonic(),
-                asked.deadline,
-            )
-            if not fresh:
-                asked.went_without("history")
-        return True
+    async def _read_history(self, asked: PodRequest, limit: int) -> None:
+        asked.history, fresh = await self._histories.recent(
+            asked.snapshot.merchant,
+            asked.request.shopper,
+            limit,
+            asked.served.index,
+            time.monotonic(),
+            asked.deadline,
+        )
+        if not fresh:
+            asked.went_without("history")
 
     async def _read_histories(self, page: Sequence[PodRequest]) -> None:
         limits = [self._history_limit(asked) if asked.request.consent else 0 for asked in page]
@@ -227,7 +226,7 @@ class Recommend:
                 asked.went_without("history")
 
     def _history_limit(self, asked: PodRequest) -> int:
-        """How many of the shopper's events the answer depends on."""
+        """How many of the shopper's events the answer depends on; 0: on none, it is nobody's."""
         pod = asked.served.pod
         limit = asked.served.needs_history
         if pod.exclude_seen or pod.exclude_bought:

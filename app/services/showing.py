@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from operator import or_
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import msgspec
 import numpy as np
@@ -68,6 +68,17 @@ class Showing:
         self._breaker = Breaker(failures, pause)
         self._hits = metrics.tally(metrics.near_cache_hits).inc
         self._misses = metrics.tally(metrics.near_cache_misses).inc
+
+    def at_once(self, asked: PodRequest, chosen: Chosen) -> Sequence[bytes] | None:
+        """What `show` gives, where all of it is at hand; None: it is to be asked."""
+        if asked.format is not None:
+            return None
+        index = asked.served.index
+        found = index.rendered.get_many((chosen.pool.rows + index.base_int64).tolist())
+        if None in found:
+            return None
+        self._hits(len(found))
+        return cast(list[bytes], found)
 
     async def show(self, asked: PodRequest, chosen: Chosen) -> tuple[Chosen, Sequence[bytes]]:
         """The items' JSON, each without its closing brace. What cannot be shown is replaced by what
@@ -166,7 +177,7 @@ class Showing:
             found = [fetched.get(row) for row in rows.tolist()]
             format_ = None  # applied already
         else:
-            found = index.rendered.get_many((rows + np.int64(index.base)).tolist())
+            found = index.rendered.get_many((rows + index.base_int64).tolist())
             if fetched:  # what the near-cache had no room for, or the catalogue overtook
                 found = [
                     item or fetched.get(row) for row, item in zip(rows.tolist(), found, strict=True)

@@ -48,6 +48,8 @@ class ServedModel:
 
     def positions_of(self, rows: IntArray) -> IntArray:
         """Positions of the rows that the model knows, in order. Row -1 is ignored."""
+        if not len(rows):
+            return rows
         last = len(self.positions) - 1
         position_of = self.positions.item
         known = [position_of(min(row, last)) for row in rows.tolist() if row >= 0]
