@@ -56,14 +56,16 @@ format: $(INSTALLED)  ## Format the code
 	$(BIN)/ruff check --fix-only --quiet app strategies tests migrations ops
 	$(BIN)/ruff format --quiet app strategies tests migrations ops
 
-bench: $(INSTALLED)  ## Vitrine beside its peers, scale, changes: .vitrine/bench.json (15 minutes)
+bench: $(INSTALLED)  ## Vitrine beside its peers, events, freshness, changes: .vitrine/bench.json (15 minutes)
 	$(BIN)/python ops/bench/compare.py
 	$(BIN)/python ops/bench/events.py --seconds 5 --record
 	$(BIN)/python ops/bench/freshness.py
 	$(BIN)/python ops/bench/changing.py
+	$(BIN)/python ops/bench/traffic.py
 
-bench-scale: $(INSTALLED)  ## 10 thousand, 100 thousand and a million items (half an hour more)
+bench-scale: $(INSTALLED)  ## 10 thousand, 100 thousand, a million items; several merchants; sizing (15 minutes)
 	$(BIN)/python ops/bench/scale.py
+	$(BIN)/python ops/bench/sizing.py
 
 bench-check: $(INSTALLED)  ## Fail where a request's path has become dearer than recorded
 	$(BIN)/python ops/bench/path.py --check
