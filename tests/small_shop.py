@@ -63,9 +63,11 @@ class SmallShop:
             body = {"id": pod, "display_name": pod, "chain": chain}
             await self.send("POST", "/admin/v1/pods", body)
 
-    async def ask(self, pod: str, shopper: str, item: str | None = None) -> list[Any]:
+    async def ask(
+        self, pod: str, shopper: str, item: str | None = None, *, results: int = 5
+    ) -> list[Any]:
         """A list's results, whole."""
-        params = {"key": self.key, "i": shopper, "s": "1", "num_results": "5"}
+        params = {"key": self.key, "i": shopper, "s": "1", "num_results": str(results)}
         if item is not None:
             params["item_id"] = item
         async with self.http.get(
