@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 
 from ops.stability import report
 from ops.stability.fault_proxy import FaultProxy
-from ops.stability.load import Load, Record, Sample, Shop, facts, percentile, recovery
+from ops.stability.load import CUT, Load, Record, Sample, Shop, facts, percentile, recovery
 from ops.stability.scene import Result, no_failure
 
 
@@ -97,6 +98,31 @@ async def test_a_stall_of_the_server_is_not_hidden() -> None:
     assert all(s.status == 200 for s in record.samples)
     early = [s for s in record.samples if s.at < 0.1]
     assert min(s.seconds for s in early) > 0.1
+
+
+async def test_a_request_that_is_cut_is_told_so_and_not_sent_again() -> None:
+    received = 0
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal received
+        for number in itertools.count():
+            await reader.readuntil(b"\r\n\r\n")
+            received += 1
+            if number:
+                writer.close()  # the second of a connection, as a process that is killed
+                return
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    load = Load(Shop(server.sockets[0].getsockname()[1], "k", "t", 1), 50.0, 0.0, timeout=10)
+    load.start()
+    await asyncio.sleep(0.5)
+    record = await load.stop()
+    server.close()
+    assert len(record.samples) == received
+    cut = [s for s in record.samples if s.why == CUT]
+    assert {s.status for s in cut} == {0}
+    assert 0 < len(cut) <= received / 2
 
 
 @pytest.fixture
