@@ -1,4 +1,5 @@
-"""Every validation of ops/ that this machine can run: `make ops-check`, or `python -m ops.check`.
+"""Every validation of ops/ that this machine can run: `make ops-check`, or `python -m ops.check`;
+with words, only those whose names hold one of them: `python -m ops.check terraform checkov`.
 
 Prints a line a check: ok, FOUND with what was found, or skipped with the reason. Ends with 1 where
 anything was found.
@@ -134,11 +135,12 @@ CHECKS = (
 )
 
 
-def main() -> int:
+def main(words: Sequence[str] = ()) -> int:
+    chosen = [c for c in CHECKS if not words or any(w.lower() in c.name.lower() for w in words)]
     places = (str(BIN), os.environ.get("PATH", ""), str(IAC))
     environment = {**os.environ, "PATH": os.pathsep.join(places)}
     found = skipped = 0
-    for check in CHECKS:
+    for check in chosen:
         missing = None
         if check.program and shutil.which(check.program, path=environment["PATH"]) is None:
             missing = check.program
@@ -170,7 +172,7 @@ def main() -> int:
         for line in done.stdout.splitlines():  # what pytest skipped, and why
             if line.startswith("SKIPPED") or " passed" in line:
                 print(f"         {line}", flush=True)
-    print(f"{len(CHECKS) - found - skipped} ok, {found} with findings, {skipped} skipped")
+    print(f"{len(chosen) - found - skipped} ok, {found} with findings, {skipped} skipped")
     return min(1, found)
 
 
@@ -188,4 +190,4 @@ def _succeeds(command: Sequence[str], environment: dict[str, str]) -> bool:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(main(sys.argv[1:]))
