@@ -146,7 +146,7 @@ def main() -> int:
     for one in DATA:
         if arguments.data and one.name not in arguments.data:
             continue
-        paths = [_path(file) for file in one.files]
+        paths = [data_path(file) for file in one.files]
         command = _command(one, paths, arguments.split)
         if arguments.list:
             print(f"# {one.name}\nvitrine {shlex.join(command[3:])}")
@@ -174,7 +174,7 @@ def _kept(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     return before["rows"] if before.get("split") == arguments.split else []
 
 
-def _path(file: str) -> Path | None:
+def data_path(file: str) -> Path | None:
     package, colon, table = file.partition(":")
     if not colon:
         return SHARED / file

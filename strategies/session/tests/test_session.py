@@ -55,3 +55,21 @@ def test_own_items_come_again_only_where_wanted(data: TrainingData) -> None:
         model = strategy.load(strategy.fit(data, config, 0), config, len(data.items))
         answer = model.recommend(context(history=history([1, 0], EventType.VIEW)), 8)
         assert (0 in answer.items.tolist()) is shown
+
+
+def test_going_back_counts_by_itself(data: TrainingData) -> None:
+    """The same scores but for those of the last item and of the one before it."""
+    strategy = Session()
+
+    def scores(**options: float) -> dict[int, float]:
+        config = SessionConfig(embedding=0.0, **options)
+        model = strategy.load(strategy.fit(data, config, 0), config, len(data.items))
+        answer = model.recommend(context(history=history([1, 0], EventType.VIEW)), 8)
+        return dict(zip(answer.items.tolist(), answer.scores.tolist(), strict=True))
+
+    plain = scores(own_last=1.0, own_before=1.0)
+    changed = scores(own_last=0.5, own_before=2.0)
+    assert set(changed) == set(plain)
+    factor = {1: 0.5, 0: 2.0}
+    for item, score in plain.items():
+        assert changed[item] == pytest.approx(score * factor.get(item, 1.0), rel=1e-6)

@@ -50,7 +50,7 @@ class SessionConfig(Config, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """How many of the visit's latest items are looked at."""
     pause_minutes: Annotated[float, msgspec.Meta(ge=1, le=10_000)] = 60.0
     """A longer silence begins a new visit."""
-    recency: Share = 0.6
+    recency: Share = 0.5
     """Each item of the visit counts so much of the one that came after it."""
     sessions_an_item: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 400
     """Only so many of the latest visits with an item are looked at."""
@@ -66,7 +66,11 @@ class SessionConfig(Config, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """How much more rare items count: (visits / visits with the item) ** idf, for the answer."""
     own: Weight = 1.0
     """How much what the visit has already had counts in the answer; 0: never shown again."""
-    transitions: Weight = 0.25
+    own_last: Weight = 0.8
+    """How much the item that was looked at last counts beside the rest of those."""
+    own_before: Weight = 1.6
+    """How much the one before it does: going back is what shoppers do most."""
+    transitions: Weight = 0.15
     """How much item-to-item transitions count beside like visits."""
     embedding: Weight = 0.5
     """How much learned likeness to the whole visit counts beside like visits; 0: not learned."""
@@ -110,8 +114,18 @@ class SessionModel:
             )
             likeness = np.maximum(profile(self.vectors, items, EMBEDDED**place, found), 0)
             scores = (scores + likeness * config.embedding).astype(np.float32)
-        own = np.isin(found, items)
-        scores = np.where(own, scores * np.float32(config.own), scores)
+        if not len(found):
+            return NO_CANDIDATES
+        had = np.full(len(items), config.own, np.float32)
+        had[:1] *= np.float32(config.own_last)
+        had[1:2] *= np.float32(config.own_before)
+        at = np.minimum(found.searchsorted(items), len(found) - 1)  # they ascend
+        there = found[at] == items
+        own = np.zeros(len(found), np.bool_)
+        own[at[there]] = True
+        factor = np.ones(len(found), np.float32)
+        factor[at[there]] = had[there]
+        scores = scores * factor
         keep = scores > 0
         reasons = np.where(own, SEEN, NEIGHBOURS).astype(np.uint8)
         return ranked(found[keep], scores[keep], limit, reasons[keep], context.eligible)
