@@ -84,7 +84,7 @@ REMEMBERED: Final = frozenset(
 """Types of events whose items become part of a shopper's history."""
 
 
-class HistoryEntry(msgspec.Struct, frozen=True, array_like=True):
+class HistoryEntry(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One of a shopper's recent events, as Redis keeps it."""
 
     item_id: ItemId

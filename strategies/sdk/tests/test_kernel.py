@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vitrine_sdk import kernel
-from vitrine_sdk.neighbours import Neighbours, summed
+from vitrine_sdk.neighbours import Neighbours, holds, summed
 from vitrine_sdk.ranking import ranked
 
 ITEMS = 40
@@ -97,6 +97,12 @@ def test_the_best_are_ranked_alike(
     same(found.items, other.items)
     same(found.reasons, other.reasons)
     assert np.array_equal(found.scores, other.scores, equal_nan=True)
+
+
+@given(items=st.lists(st.integers(0, ITEMS), max_size=30), item=st.integers(0, ITEMS))
+def test_what_is_held_is_found_alike(items: list[int], item: int) -> None:
+    array = np.array(items, np.int32)
+    assert twins(lambda: holds(array, item)) == (item in items, item in items)
 
 
 def test_what_lies_outside_of_the_arrays_is_refused() -> None:

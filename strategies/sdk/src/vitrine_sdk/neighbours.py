@@ -104,6 +104,13 @@ def summed(items: IntArray, weights: FloatArray) -> tuple[IntArray, FloatArray]:
     return items[first], sums.astype(np.float32)
 
 
+def holds(items: IntArray, item: int) -> bool:
+    """Whether an item is among some hundred others."""
+    if kernel.compiled is not None and kernel.plain(items, kernel.INT32):
+        return kernel.compiled.holds(items, item)  # type: ignore[no-any-return]
+    return item in items.tolist()
+
+
 def contained(items: IntArray, among: IntArray) -> BoolArray:
     """Which of `items` are among others, few ones: np.isin at a fifth of its cost."""
     if not len(among):

@@ -28,7 +28,7 @@ from vitrine_sdk import (
 )
 from vitrine_sdk.additive import Counted
 from vitrine_sdk.cooccurrence import damped, followed, popularity, together, type_weights
-from vitrine_sdk.neighbours import Neighbours, checked, strongest
+from vitrine_sdk.neighbours import Neighbours, checked, holds, strongest
 from vitrine_sdk.ranking import ranked
 from vitrine_similar.content import features, kinds, nearest
 from vitrine_similar.index import ContentIndex, is_installed
@@ -115,12 +115,12 @@ class SimilarModel:
         items, scores = neighbours.items[cells], neighbours.weights[cells]
         reasons = (self.behavioural.weights[cells] * 2 < scores).view(np.uint8)
         if eligible is not None:
-            keep = (eligible[items] & (items != seed)).nonzero()[0][:limit]
-        elif seed in items.tolist():
+            keep = (eligible.take(items) & (items != seed)).nonzero()[0][:limit]
+        elif holds(items, seed):
             keep = (items != seed).nonzero()[0][:limit]
         else:
             return Candidates(items[:limit], scores[:limit], reasons[:limit])
-        return Candidates(items[keep], scores[keep], reasons[keep])
+        return Candidates(items.take(keep), scores.take(keep), reasons.take(keep))
 
 
 def _without(found: IntArray, seeds: IntArray) -> BoolArray:
