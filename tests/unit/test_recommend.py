@@ -32,7 +32,16 @@ from tests.recommending_shop import (
     in_order,
     product,
 )
-from vitrine_sdk import NO_CANDIDATES, BoolArray, Candidates, Context, EventType, IntArray, Needs
+from vitrine_sdk import (
+    NO_CANDIDATES,
+    BoolArray,
+    Candidates,
+    Context,
+    EventType,
+    IntArray,
+    Needs,
+    kernel,
+)
 
 SHOPPER = Shopper(client_id="c1")
 
@@ -343,7 +352,12 @@ def odd(items: Any, scores: Any = None, reasons: Any = None) -> Candidates:
         odd([1, 2], reasons=np.array([0], np.uint8)),
     ],
 )
-async def test_an_answer_against_the_contract_is_not_used(answer: Any) -> None:
+@pytest.mark.parametrize("checked_by", ["kernel", "twin"])
+async def test_an_answer_against_the_contract_is_not_used(
+    answer: Any, checked_by: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if checked_by == "twin":
+        monkeypatch.setattr(kernel, "compiled", None)
     shop = RecommendingShop(30)
     shop.strategy("odd", Scripted(lambda *_: answer))
     shop.strategy("all", in_order(30))
