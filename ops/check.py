@@ -96,7 +96,7 @@ CHECKS = (
     _checkov("CloudFormation", "cloudformation", "ops/deploy/cloudformation"),
     _checkov("Terraform", "terraform", "ops/deploy/terraform"),
     _checkov("Dockerfile", "dockerfile", "ops/deploy"),
-    _checkov("workflows", "github_actions", "."),
+    _checkov("workflows", "github_actions", ".github"),
     Check(
         "Terraform: each argument is one that the AWS provider knows",
         (str(IAC / "python"), "ops/deploy/terraform_schema.py"),
