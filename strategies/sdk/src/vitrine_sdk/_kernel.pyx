@@ -3,7 +3,8 @@
 
 Arrays are C-contiguous, one-dimensional, of the types that the twins in Python take. Everything
 runs with the interpreter's lock held, so that scratch memory is shared by all calls; each leaves it
-as it found it. No header of numpy's is needed to build this.
+as it found it. To make an object may collect garbage, and so run others' code and let other threads
+in: while scratch is in use none is made. No header of numpy's is needed to build this.
 """
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
@@ -17,7 +18,6 @@ from numpy import empty, float32, int32, int64, uint8
 cdef extern from *:
     int __builtin_ctzll(unsigned long long) nogil
     void __builtin_prefetch(const void*) nogil
-    int __builtin_popcountll(unsigned long long) nogil
 
 cdef int32_t KEEP = 0x7FFFFFFF  # as `app.domain.rule_program.KEEP`
 cdef float STEP = 524288.0  # half of what doubles a position, as `app.domain.ruling`
@@ -97,30 +97,24 @@ cdef int leave_out(object without, int32_t last) except -1:
     return 0
 
 
-cdef object emptied(int32_t last):
-    """The items that were added to, ascending, with their sums; scratch is zero again."""
-    cdef Py_ssize_t word, words = (last >> 6) + 1, found = 0, i = 0
+cdef Py_ssize_t drain(int32_t last, int32_t* out, float* total) noexcept:
+    """The items that were added to, ascending, with their sums, and how many; scratch is zero
+    again."""
+    cdef Py_ssize_t word, found = 0
     cdef uint64_t some
     cdef int32_t item
-    for word in range(words):
-        found += __builtin_popcountll(bits[word])
-    chosen = empty(found, int32)
-    totals = empty(found, float32)
-    cdef int32_t* out = <int32_t*> data(chosen, 4, &i)
-    cdef float* total = <float*> data(totals, 4, &i)
-    i = 0
-    for word in range(words):
+    for word in range((last >> 6) + 1):
         some = bits[word]
         if some:
             bits[word] = 0
             while some:
                 item = <int32_t> (word << 6) + __builtin_ctzll(some)
                 some &= some - 1
-                out[i] = item
-                total[i] = <float> sums[item]
+                out[found] = item
+                total[found] = <float> sums[item]
                 sums[item] = 0.0
-                i += 1
-    return chosen, totals
+                found += 1
+    return found
 
 
 def merged(offsets, items, weights, rows, factors, without):
@@ -134,6 +128,7 @@ def merged(offsets, items, weights, rows, factors, without):
     cdef float* factor = <float*> data(factors, 4, &factor_count)
     cdef Py_ssize_t n = offset_count - 1, i
     cdef int64_t cell
+    cdef int64_t cells = 0
     cdef int32_t item, last = -1
     cdef float product
     if factor_count != row_count or weight_count != item_count:
@@ -146,15 +141,20 @@ def merged(offsets, items, weights, rows, factors, without):
         if starts[row[i]] < 0 or starts[row[i] + 1] > item_count:
             raise IndexError(f"row {row[i]} ends beyond the cells")
         # Rows lie far apart: all of them are on their way before the first is read.
+        cells += max(starts[row[i] + 1] - starts[row[i]], 0)
         for cell in range(starts[row[i]], starts[row[i] + 1], 16):
             __builtin_prefetch(&neighbour[cell])
             __builtin_prefetch(&weight[cell])
+    chosen = empty(cells, int32)
+    totals = empty(cells, float32)
+    cdef int32_t* out = <int32_t*> data(chosen, 4, &i)
+    cdef float* total = <float*> data(totals, 4, &i)
     for i in range(row_count):
         for cell in range(starts[row[i]], starts[row[i] + 1]):
             item = neighbour[cell]
             if item > last or item < 0:
                 if item < 0:
-                    emptied(last)
+                    drain(last, out, total)
                     raise IndexError(f"item {item}")
                 room_for_bits(item + 1)
                 room_for_sums(item + 1)
@@ -163,7 +163,8 @@ def merged(offsets, items, weights, rows, factors, without):
             add(item, <double> product)
     if without is not None:
         leave_out(without, last)
-    return emptied(last)
+    i = drain(last, out, total)
+    return chosen[:i], totals[:i]
 
 
 def summed(items, weights):
@@ -180,9 +181,14 @@ def summed(items, weights):
         last = max(last, item[i])
     room_for_bits(last + 1)
     room_for_sums(last + 1)
+    chosen = empty(count, int32)
+    totals = empty(count, float32)
+    cdef int32_t* out = <int32_t*> data(chosen, 4, &i)
+    cdef float* total = <float*> data(totals, 4, &i)
     for i in range(count):
         add(item[i], <double> weight[i])
-    return emptied(last)
+    i = drain(last, out, total)
+    return chosen[:i], totals[:i]
 
 
 cdef inline void sift(uint64_t* heap, Py_ssize_t at, Py_ssize_t count) noexcept:
@@ -269,6 +275,8 @@ def best(scores, items, eligible, Py_ssize_t limit):
         raise ValueError("arrays that differ in length")
     if eligible is not None:
         flags = <uint8_t*> data(eligible, 1, &flag_count)
+    places = empty(min(limit, count), int64)
+    cdef int64_t* out = <int64_t*> data(places, 8, &i)
     cdef uint64_t* keys = <uint64_t*> room((2 * count + limit + 1) * sizeof(uint64_t))
     cdef uint64_t* heap = keys + 2 * count
     for i in range(count):
@@ -295,11 +303,9 @@ def best(scores, items, eligible, Py_ssize_t limit):
         kept = at
     keys = ascending(keys, keys + count, <int32_t> kept)
     kept = min(kept, limit)
-    places = empty(kept, int64)
-    cdef int64_t* out = <int64_t*> data(places, 8, &i)
     for i in range(kept):
         out[i] = <int64_t> (keys[i] & 0xFFFFFFFF)
-    return places
+    return places[:kept]
 
 
 def holds(items, int32_t item):
@@ -386,7 +392,8 @@ def qualify(
     if drops is not None:
         signature = <int32_t*> data(signatures, 4, &signature_count)
         drop = <int32_t*> data(drops, 4, &drop_count)
-    cdef int64_t* out = <int64_t*> room((count + 1) * sizeof(int64_t))
+    places = empty(count, int64)
+    cdef int64_t* out = <int64_t*> data(places, 8, &i)
     for i in range(count):
         if row[i] >= available_count or row[i] >= mark_count:
             raise IndexError(f"row {row[i]} of {available_count}")
@@ -439,9 +446,7 @@ def qualify(
             left_out[i] += gone[i]
     if last + 1 == taken:
         return taken
-    places = empty(taken, int64)
-    memcpy(data(places, 8, &i), out, taken * sizeof(int64_t))
-    return places
+    return places[:taken]
 
 
 cdef struct Cap:
@@ -515,6 +520,12 @@ def arrange(rows, scores, sources, reasons, signatures, boosts, positions, caps,
     cdef float* boost = NULL
     cdef int64_t* position
     cdef Py_ssize_t cap_count = len(caps)
+    want = max(0, min(want, n))
+    found = (empty(want, int32), empty(want, float32), empty(want, uint8), empty(want, uint8))
+    cdef int32_t* out_rows = <int32_t*> data(found[0], 4, &length)
+    cdef float* out_scores = <float*> data(found[1], 4, &length)
+    cdef uint8_t* out_sources = <uint8_t*> data(found[2], 1, &length)
+    cdef uint8_t* out_reasons = <uint8_t*> data(found[3], 1, &length)
     cdef char* at = <char*> room(
         cap_count * sizeof(Cap) + n * (sizeof(int64_t) + 3 * sizeof(int32_t)) + 64
     )
@@ -557,7 +568,6 @@ def arrange(rows, scores, sources, reasons, signatures, boosts, positions, caps,
             if row[i] >= cap[c].code_rows:
                 raise IndexError(f"row {row[i]} of {cap[c].code_rows}")
         c += 1
-    want = min(want, n)
     # As far as the first cap reaches, then the next; what one had no room for goes first then.
     while taken < want:
         until = want
@@ -607,15 +617,12 @@ def arrange(rows, scores, sources, reasons, signatures, boosts, positions, caps,
         for c in range(cap_count):
             if cap[c].first > i:
                 count_in(&cap[c], row[chosen[i]], -1)
-    found = (empty(taken, int32), empty(taken, float32), empty(taken, uint8), empty(taken, uint8))
-    cdef int32_t* out_rows = <int32_t*> data(found[0], 4, &length)
-    cdef float* out_scores = <float*> data(found[1], 4, &length)
-    cdef uint8_t* out_sources = <uint8_t*> data(found[2], 1, &length)
-    cdef uint8_t* out_reasons = <uint8_t*> data(found[3], 1, &length)
     for i in range(taken):
         candidate = chosen[i]
         out_rows[i] = row[candidate]
         out_scores[i] = score[candidate]
         out_sources[i] = source[candidate]
         out_reasons[i] = reason[candidate]
-    return found
+    if taken == want:
+        return found
+    return found[0][:taken], found[1][:taken], found[2][:taken], found[3][:taken]
