@@ -181,7 +181,8 @@ def _next_click(log: Log, part: Part, days: int) -> Split:
             offsets,
             item[rows],
             kind[rows],
-            time[rows],
+            # Of two events of one second, the log's order says which was first.
+            np.minimum(time[rows], np.repeat(time[later] - 1, np.diff(offsets))),
             time[later],
             np.full(len(later), -1, np.int32),
             truth,

@@ -15,7 +15,15 @@ from app.cli.evaluate import evaluate_command
 from app.domain import metrics
 from app.domain.errors import InvalidInput
 from app.plugins.discovery import discover
-from app.services.evaluate import Contender, LeakError, compare, measure, run, shuffled
+from app.services.evaluate import (
+    Contender,
+    LeakError,
+    compare,
+    measure,
+    refuse_leak,
+    run,
+    shuffled,
+)
 from app.services.evaluate_formats import Log, read
 from app.services.evaluate_splits import Split, split
 from vitrine_sdk import NO_CANDIDATES, Candidates, Config, Context, Needs, TrainingData
@@ -89,6 +97,17 @@ def test_sessions(tmp_path: Path) -> None:
     assert _histories(validation)[:2] == [[81], [82, 81]]
     assert validation.queries.truth.items.tolist()[:2] == [82, 81]
     assert validation.train.events.session.max() == 80
+
+
+def test_clicks_of_one_second_come_as_the_log_has_them(tmp_path: Path) -> None:
+    path = tmp_path / "events.tsv"
+    clicks = [("a", 1, 0), ("b", 2, 100 * 86_400), ("b", 3, 100 * 86_400), ("b", 4, 100 * 86_400)]
+    lines = [f"{user}\t{item}\t{1_600_000_000 + at}\tview" for user, item, at in clicks]
+    path.write_text("\n".join(["user\titem\ttimestamp\tevent", *lines]) + "\n")
+    made = split(read("events", [path], {}), "next-click", "test", days=9)
+    assert _histories(made) == [[1], [2, 1]]
+    assert made.queries.truth.items.tolist() == [2, 3]
+    refuse_leak(made)
 
 
 def _purchases(tmp_path: Path) -> Log:
