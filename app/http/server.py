@@ -205,6 +205,13 @@ class _Protocol(RequestHandler):
         waiter = self._waiter
         return waiter is not None and not waiter.done()
 
+    def end_idle(self) -> None:
+        """Closes the connection at once where nothing of a request has come. aiohttp's own way
+        takes a turn of the loop, in which a request that comes is dropped."""
+        idle = self._waits and not (self._unfinished or self._messages or self._held)
+        if idle and self._pending is None and self.transport is not None:
+            self.transport.close()
+
     # The short way
 
     def _take(self, message: RawRequestMessage, payload: StreamReader) -> bool:
@@ -440,6 +447,10 @@ class Server:
             await asyncio.sleep(0.01)
         server = self._runner.server
         if server is not None:
+            await asyncio.sleep(0)  # what has come until now is read
+            for one in list(server.connections):
+                if isinstance(one, _Protocol):
+                    one.end_idle()
             server.pre_shutdown()
             await server.shutdown(max(0.0, grace - LINGER_SECONDS))
         await self._runner.cleanup()
