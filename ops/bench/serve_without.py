@@ -24,7 +24,8 @@ def nothing(*_: Any, **__: Any) -> None:
 class _Silent:
     """Stands for a metric, with its labels bound or not."""
 
-    inc = dec = set = observe = staticmethod(nothing)
+    inc = dec = set = observe = fold = staticmethod(nothing)
+    count = 0
 
     def labels(self, *_: Any, **__: Any) -> _Silent:
         return self
@@ -49,6 +50,7 @@ def without(parts: set[str]) -> None:
 
         Metrics.__init__ = silent  # type: ignore[method-assign]
         Metrics.route = lambda *_: nothing  # type: ignore[method-assign]
+        Metrics.tally = Metrics.timings = lambda *_: _Silent()  # type: ignore[method-assign, assignment, return-value]
     if "traces" in parts:
         build = application.build
 
