@@ -10,7 +10,8 @@ Examples:
 For each size a shop of generated items in embedded servers of its own: imported by
 `vitrine import items`, purchases of some of the items, `similar` (behaviour alone) and `popular`
 fitted, five rules. What is prepared stays below .vitrine/bench/scale, and so do the times that it
-took. Then a server of one worker on core 0, stores and load on core 1, and a server of two workers
+took. A worker compares Redis with PostgreSQL every ten minutes: not while latency is measured; what
+it takes is a row. Then a server of one worker on core 0, stores and load on core 1, and a server of two workers
 on all cores. `several` is one process with that many merchants of 10,000 items.
 
 Latency: requests with another seed each, nothing prepared for any, at a fixed low rate, timed from
@@ -208,6 +209,18 @@ def rebuilt(client: Redis, places: Sequence[str]) -> float:
     return time.monotonic() - began
 
 
+def verified(client: Redis, places: Sequence[str]) -> float:
+    """Seconds in which a serving worker compares Redis with PostgreSQL, item by item."""
+    began = time.time()
+    for place in places:
+        client.hset(place, "verified_at", "0")
+    while any(float(client.hget(place, "verified_at") or 0) < began for place in places):
+        if time.time() - began > 600:
+            raise RuntimeError("Redis was not compared within 10 minutes")
+        time.sleep(0.1)
+    return time.time() - began
+
+
 def measured(shop: Prepared, *, runs: int, seconds: float) -> dict[str, Any]:
     if not shop.mark.exists():  # what a broken run left
         shutil.rmtree(shop.folder, ignore_errors=True)
@@ -220,6 +233,9 @@ def measured(shop: Prepared, *, runs: int, seconds: float) -> dict[str, Any]:
         row: dict[str, Any] = {"items": shop.items, "merchants": len(shop.merchants)}
         row.update(shop.prepare(running, servers.database_owner_url))
         places = [f"vitrine:catalogue:{one}:{DEFAULT_SECTION}" for one in shop.merchants]
+        client = Redis.from_url(servers.redis_url)
+        for place in places:  # that comparison is a row of its own
+            client.hset(place, "verified_at", repr(time.time()))
         with vitrine(running) as server:
             row["start_s"] = round(server.started, 1)
             say(f"one worker serves after {server.started:.1f} s")
@@ -227,10 +243,11 @@ def measured(shop: Prepared, *, runs: int, seconds: float) -> dict[str, Any]:
             row.update(asked(server, shop.requests, runs, seconds))
             row["one"] = memory(server.pids()).each(1)
             row["worker_gib"] = round(memory(server.pids()).pss / 2**30, 3)
-            say(f"{row['p50_ms']} ms, {row['worker_gib']} GiB; Redis is emptied")
-            with Redis.from_url(servers.redis_url) as client:
-                row["redis_mib"] = round(client.info("memory")["used_memory"] / 2**20)
-                row["redis_rebuild_s"] = round(rebuilt(client, places), 1)
+            row["redis_mib"] = round(client.info("memory")["used_memory"] / 2**20)
+            say(f"{row['p50_ms']} ms, {row['worker_gib']} GiB; Redis is compared, then emptied")
+            row["redis_verify_s"] = round(verified(client, places), 1)
+            row["redis_rebuild_s"] = round(rebuilt(client, places), 1)
+        client.close()
         with vitrine(running, also={"VITRINE_WORKERS": "2"}, core=None) as server:
             time.sleep(1)
             say("two workers serve")
@@ -256,6 +273,7 @@ LINES = (
     ("CPU µs a request", "cpu_us"), (f"p50 at {RATE:.0f}/s, ms", "p50_ms"),
     (f"p99 at {RATE:.0f}/s, ms", "p99_ms"), ("requests/s, one worker", "rate"),
     ("requests/s, two workers", "two_rate"), ("Redis, MiB", "redis_mib"),
+    ("Redis compared (each 10 min), s", "redis_verify_s"),
     ("Redis made again, s", "redis_rebuild_s"),
 )  # fmt: skip
 PARTS = ("pss", "rss", "own", "models", "models_pss", "catalogue", "code")
