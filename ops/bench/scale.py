@@ -10,9 +10,9 @@ Examples:
 For each size a shop of generated items in embedded servers of its own: imported by
 `vitrine import items`, purchases of some of the items, `similar` (behaviour alone) and `popular`
 fitted, five rules. What is prepared stays below .vitrine/bench/scale, and so do the times that it
-took. A worker compares Redis with PostgreSQL every ten minutes: not while latency is measured; what
-it takes is a row. Then a server of one worker on core 0, stores and load on core 1, and a server of two workers
-on all cores. `several` is one process with that many merchants of 10,000 items.
+took. Then a server of one worker on core 0, stores and load on core 1, and a server of two workers
+on all cores. The last column is one process with several merchants. A worker compares Redis with
+PostgreSQL every ten minutes: not while latency is measured here; what it takes is a row.
 
 Latency: requests with another seed each, nothing prepared for any, at a fixed low rate, timed from
 their intended moment; CPU of a request from a closed loop. Memory is of /proc/PID/smaps: PSS of all
