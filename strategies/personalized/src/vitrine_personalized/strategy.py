@@ -50,19 +50,19 @@ class PersonalizedConfig(Config, frozen=True, kw_only=True, forbid_unknown_field
     conversion: Weight = 1.0
     history: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 100
     """How many of the latest events are looked at."""
-    recency: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.7
+    recency: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.8
     """Each event counts so much of the one that came after it."""
     half_life_days: Annotated[float, msgspec.Meta(gt=0, le=3650)] = 30.0
     """An event this old counts half, beside `recency`."""
     window_days: Annotated[float, msgspec.Meta(gt=0, le=3650)] = 730.0
     """Events older than this are not learned from."""
-    gaps: Annotated[int, msgspec.Meta(ge=1, le=50)] = 20
+    gaps: Annotated[int, msgspec.Meta(ge=1, le=50)] = 6
     """How many places after an event another one is taken as its consequence."""
-    gap_decay: Annotated[float, msgspec.Meta(ge=0, le=4)] = 0.5
+    gap_decay: Annotated[float, msgspec.Meta(ge=0, le=4)] = 0.7
     """The weight of gap g is g ** -gap_decay."""
-    backward: Share = 0.3
+    backward: Share = 0.6
     """How much "came before" counts beside "came after"."""
-    damping: Share = 0.4
+    damping: Share = 0.3
     """0: what sells best comes first; 1: only what is peculiar to the history."""
     shrink: Annotated[float, msgspec.Meta(ge=0, le=1000)] = 0.0
     """Transitions seen about as often as this are trusted half."""
