@@ -143,9 +143,9 @@ smoke:  ## Ask a running service (URL=) what a shop would
 rollback:  ## Bring ENVIRONMENT= back to the image before the one that runs
 	ops/deploy/rollback.sh $(ENVIRONMENT)
 
-sbom: $(OPS)/.installed  ## Write build/sbom.json: all that is installed
+sbom: $(OPS)/.installed image-install  ## Write build/sbom.json: all that the image has installed
 	mkdir -p build
-	$(OPS)/bin/cyclonedx-py environment --output-file build/sbom.json $(BIN)/python
+	$(OPS)/bin/cyclonedx-py environment --output-file build/sbom.json $(IMAGE_INSTALL)/bin/python
 
 release-notes:  ## Write build/release-notes.md: the changelog's part of TAG=
 	mkdir -p build
