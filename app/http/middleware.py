@@ -196,7 +196,7 @@ def _admission(
 def _let_in(admission: Admission, request: web.Request) -> None:
     if admission.share:
         protocol: Any = request.protocol
-        if getattr(protocol, "let_in", False):  # see app.http.server
+        if getattr(protocol, "let_in", False):  # see app.http.connection
             protocol.let_in = False
         elif admission.refuses():
             raise errors.Unavailable("the server is busy: try again", RETRY_SECONDS)

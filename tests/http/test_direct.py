@@ -20,7 +20,8 @@ from app.domain.event import Event
 from app.http.admission import Admission
 from app.http.application import build
 from app.http.client_address import ClientAddress
-from app.http.server import SLOW_SECONDS, Limits, Server, listening_socket
+from app.http.connection import SLOW_SECONDS
+from app.http.server import Limits, Server, listening_socket
 from app.http.storefront import Storefront, result_ids
 from app.http.tracking import Tracking
 from app.services.track import ACCEPTED, Receipt, Tracker

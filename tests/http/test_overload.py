@@ -16,6 +16,7 @@ from aiohttp import web
 
 from app.domain.errors import Unauthenticated
 from app.domain.merchant import Credential
+from app.http import connection
 from app.http import server as http_server
 from app.http.admission import Admission
 from app.http.application import build
@@ -217,7 +218,7 @@ async def test_a_thousand_requests_in_one_write_keep_nobody_waiting(opened: Open
 
 @pytest.fixture
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http_server, "SLOW_SECONDS", 0.3)
+    monkeypatch.setattr(connection, "SLOW_SECONDS", 0.3)
     monkeypatch.setattr(http_server, "LOOK_SECONDS", 0.05)
 
 
