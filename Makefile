@@ -105,7 +105,8 @@ $(IAC)/.installed: ops/constraints/iac.txt
 	@touch $@
 
 # What the Dockerfile installs, by the same command, from the same files.
-$(IMAGE_INSTALL)/.installed: $(INSTALLED) ops/constraints/s3.txt
+$(IMAGE_INSTALL)/.installed: $(INSTALLED) ops/constraints/s3.txt \
+		$(shell find app strategies -path '*/build' -prune -o -path '*/tests' -prune -o -name '*.py' -print)
 	test -x $(IMAGE_INSTALL)/bin/python || $(PYTHON) -m venv $(IMAGE_INSTALL)
 	$(IMAGE_INSTALL)/bin/python -m pip install --quiet --constraint ops/constraints/python.txt setuptools wheel cython
 	$(IMAGE_INSTALL)/bin/python -m pip install --quiet --no-build-isolation \
