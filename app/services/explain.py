@@ -209,7 +209,7 @@ class Explain:
         self._overfetch = overfetch
         self._history_length = history_length
         self._clock = clock
-        self._metrics = Metrics()
+        self._metrics = Metrics(counted=False)
         self._untraced = self._recommend(runner)
 
     async def items(
@@ -220,7 +220,7 @@ class Explain:
         rulings: MerchantRulings | None,
         at: float | None = None,
     ) -> tuple[Sequence[ItemId], float]:
-        """What `run` answers, alone, and for which time rules were asked: a tenth of the work.
+        """What `run` answers, alone, and for which time rules were asked.
         Raises as `run` does."""
         watched = _WatchedRulings(rulings, at, traced=False)
         answer = await self._untraced.recommend(replace(snapshot, rulings=watched), request)

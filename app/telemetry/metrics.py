@@ -16,7 +16,7 @@ import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, cast
 
 from prometheus_client import (
     CollectorRegistry,
@@ -55,10 +55,29 @@ class Described:
     help: str
 
 
-class Metrics:
-    """Every metric that Vitrine has. Made once a process, after `share` where workers share."""
+class _Nowhere:
+    """Takes what a metric takes, and keeps nothing."""
 
-    def __init__(self) -> None:
+    def labels(self, *_values: str) -> _Nowhere:
+        return self
+
+    def inc(self, _amount: float = 1) -> None: ...
+
+    def set(self, _value: float) -> None: ...
+
+    def observe(self, _amount: float) -> None: ...
+
+
+class Metrics:
+    """Every metric that Vitrine has. Made once a process, after `share` where workers share.
+
+    Args:
+        counted: False: for work that is not to be counted (a preview). A second one that counts
+            would write over the first one's values where processes share them.
+    """
+
+    def __init__(self, *, counted: bool = True) -> None:
+        self._counted = counted
         self.registry = CollectorRegistry()
         self.catalogue: list[Described] = []
         self._tallies = Tallies()
@@ -366,13 +385,15 @@ class Metrics:
         """A counter with its labels bound, for the event loop's thread and a request's path. Bind
         it once."""
         tally = Tally(counter.labels(*labels).inc if labels else counter.inc)
-        self._tallies.add(tally)
+        if self._counted:
+            self._tallies.add(tally)
         return tally
 
     def timings(self, histogram: Histogram, bounds: tuple[float, ...], *labels: str) -> Timings:
         """The same of a histogram. `bounds`: those that it was made with."""
         timings = Timings(histogram.labels(*labels), bounds)
-        self._tallies.add(timings)
+        if self._counted:
+            self._tallies.add(timings)
         return timings
 
     def fold(self) -> None:
@@ -387,16 +408,22 @@ class Metrics:
 
     def _counter(self, name: str, text: str, labels: tuple[str, ...] = ()) -> Counter:
         self.catalogue.append(Described(name, "counter", labels, text))
+        if not self._counted:
+            return cast("Counter", _Nowhere())
         return Counter(name, text, labels, registry=self.registry)
 
     def _gauge(self, name: str, text: str, labels: tuple[str, ...], mode: GaugeMode) -> Gauge:
         self.catalogue.append(Described(name, "gauge", labels, text))
+        if not self._counted:
+            return cast("Gauge", _Nowhere())
         return Gauge(name, text, labels, registry=self.registry, multiprocess_mode=mode)
 
     def _histogram(
         self, name: str, text: str, labels: tuple[str, ...], buckets: tuple[float, ...]
     ) -> Histogram:
         self.catalogue.append(Described(name, "histogram", labels, text))
+        if not self._counted:
+            return cast("Histogram", _Nowhere())
         return Histogram(name, text, labels, buckets=buckets, registry=self.registry)
 
 

@@ -233,3 +233,32 @@ def test_workers_are_added_up_and_a_replaced_one_carries_on(tmp_path: Path) -> N
     assert sorted(path.name for path in tmp_path.iterdir()) == files
     prepare(tmp_path)
     assert list(tmp_path.glob("*.db")) == []
+
+
+UNCOUNTED = """
+import sys
+from pathlib import Path
+from app.telemetry.metrics import REQUEST_BUCKETS, Metrics, share
+
+share(Path(sys.argv[1]), 0)
+counts, previews = Metrics(), Metrics(counted=False)
+for _ in range(3):
+    for metrics in (counts, previews):
+        metrics.tally(metrics.recommendations, "demo", "home", "popular").inc()
+        metrics.short_lists.labels("demo", "home").inc()
+        metrics.timings(metrics.http_seconds, REQUEST_BUCKETS, "GET", "/x").observe(1.0)
+        metrics.fold()
+assert previews.registry.get_sample_value("vitrine_recommendation_short_lists_total") is None
+"""
+
+
+def test_what_is_not_to_be_counted_leaves_what_is_as_it_was(tmp_path: Path) -> None:
+    prepare(tmp_path)
+    subprocess.run([sys.executable, "-c", UNCOUNTED, str(tmp_path)], check=True)
+    told = render(Metrics(), tmp_path).decode()
+    for name in (
+        'vitrine_recommendations_total{merchant="demo",pod="home",strategy="popular"}',
+        'vitrine_recommendation_short_lists_total{merchant="demo",pod="home"}',
+        'vitrine_http_request_duration_seconds_count{method="GET",route="/x"}',
+    ):
+        assert f"{name} 3.0" in told
