@@ -75,6 +75,11 @@ REVIEWS = (
     'personalized={"recency": 0.7, "gaps": 20, "gap_decay": 0.5, "backward": 0.3, '
     '"damping": 0.4}>popular'
 )
+# Pages of one shop's visits: back to the last but one, seldom twice the same.
+CLICKS = (
+    'session={"recency": 0.5, "distance": 4.0, "backward": 1.0, "transitions": 0.15, '
+    '"own_last": 0.8, "own_before": 1.6}>popular'
+)
 BASKET = ("--format", "purchases", "--protocol", "next-basket", "--k", "10")
 BASKET_RIVALS = ("popular", "similar>popular", "buy_again>popular")
 DATA = (
@@ -99,7 +104,7 @@ DATA = (
         ("diginetica/train_sessions.txt", "diginetica/test_prefix_target.txt"),
         ("--format", "sessions", "--protocol", "given", "--k", "20"),
         ("hr@20", "mrr@20"),
-        "session>popular",
+        CLICKS,
         published={"hr@20": 0.5422, "mrr@20": 0.1904},
     ),
     DataSet(

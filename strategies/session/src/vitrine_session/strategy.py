@@ -50,15 +50,15 @@ class SessionConfig(Config, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """How many of the visit's latest items are looked at."""
     pause_minutes: Annotated[float, msgspec.Meta(ge=1, le=10_000)] = 60.0
     """A longer silence begins a new visit."""
-    recency: Share = 0.5
+    recency: Share = 0.4
     """Each item of the visit counts so much of the one that came after it."""
     sessions_an_item: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 400
     """Only so many of the latest visits with an item are looked at."""
     neighbours: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 400
     """How many like visits are taken."""
-    distance: Annotated[float, msgspec.Meta(gt=0, le=100)] = 4.0
+    distance: Annotated[float, msgspec.Meta(gt=0, le=100)] = 2.5
     """How far from the common item another one still counts: e ** (-places / distance)."""
-    backward: Share = 1.0
+    backward: Share = 0.7
     """How much what came before the common item counts beside what came after."""
     half_life_days: Annotated[float, msgspec.Meta(gt=0, le=3650)] = 60.0
     """A visit this old counts half."""
@@ -66,11 +66,11 @@ class SessionConfig(Config, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """How much more rare items count: (visits / visits with the item) ** idf, for the answer."""
     own: Weight = 1.0
     """How much what the visit has already had counts in the answer; 0: never shown again."""
-    own_last: Weight = 0.8
+    own_last: Weight = 1.0
     """How much the item that was looked at last counts beside the rest of those."""
-    own_before: Weight = 1.6
+    own_before: Weight = 1.3
     """How much the one before it does: going back is what shoppers do most."""
-    transitions: Weight = 0.15
+    transitions: Weight = 0.25
     """How much item-to-item transitions count beside like visits."""
     embedding: Weight = 0.5
     """How much learned likeness to the whole visit counts beside like visits; 0: not learned."""

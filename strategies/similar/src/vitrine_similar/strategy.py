@@ -58,18 +58,18 @@ class SimilarConfig(Config, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     conversion: Weight = 1.0
     window_days: Annotated[float, msgspec.Meta(gt=0, le=3650)] = 730.0
     """Events older than this are not learned from."""
-    gaps: Annotated[int, msgspec.Meta(ge=1, le=50)] = 6
+    gaps: Annotated[int, msgspec.Meta(ge=1, le=50)] = 2
     """How many places apart in a history two items may stand."""
-    gap_decay: Annotated[float, msgspec.Meta(ge=0, le=4)] = 0.7
+    gap_decay: Annotated[float, msgspec.Meta(ge=0, le=4)] = 0.5
     """The weight of gap g is g ** -gap_decay."""
     backward: Share = 0.6
     """How much "came before" counts beside "came after"."""
-    baskets: Weight = 1.0
+    baskets: Weight = 2.0
     """How much being in one basket or session counts beside following in the history."""
     largest_basket: Annotated[int, msgspec.Meta(ge=2, le=1000)] = 50
-    damping: Share = 0.5
+    damping: Share = 0.35
     """0: what sells best comes first; 1: only what is peculiar to the item."""
-    shrink: Annotated[float, msgspec.Meta(ge=0, le=1000)] = 3.0
+    shrink: Annotated[float, msgspec.Meta(ge=0, le=1000)] = 6.0
     """Co-occurrences seen about as often as this are trusted half."""
     content: Share = 1.0
     """How much content similarity may count where behaviour says nothing."""
