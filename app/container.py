@@ -82,6 +82,7 @@ from app.services.attribute import Attribution
 from app.services.catalogue_follow import Follower
 from app.services.catalogue_import import CatalogueImport, ImportRecovery
 from app.services.catalogue_sync import Projector
+from app.services.catalogue_verify import Verifier
 from app.services.configuration import StrategyConfigurations
 from app.services.conflicts import RuleReach
 from app.services.explain import Explain
@@ -259,12 +260,11 @@ class Container(containers.DeclarativeContainer):
 
     rendered = providers.Singleton(RenderedItems, settings.provided.near_cache_bytes)
     indexes = providers.Singleton(ItemIndexes, rendered)
+    projection_observer = providers.Singleton(ProjectionObserver, metrics)
     projector = providers.Singleton(
-        Projector,
-        catalogue,
-        item_features,
-        observer=providers.Singleton(ProjectionObserver, metrics),
+        Projector, catalogue, item_features, observer=projection_observer
     )
+    verifier = providers.Singleton(Verifier, catalogue, item_features, observer=projection_observer)
     follower = providers.Singleton(
         Follower, indexes, item_features, catalogue, poll_seconds=settings.provided.poll_seconds
     )

@@ -107,6 +107,7 @@ class ServingProcess:
             ("configuration", container.serving().run),
             ("catalogue", container.follower().run),
             ("projector", container.projector().run),
+            ("verifier", container.verifier().run),
             ("served samples", container.served_samples().run),
             ("attribution", container.attribution().run),
             ("vitals", container.vitals().run),

@@ -34,6 +34,7 @@ from app.redis.item_features import RedisItemFeatures
 from app.services.catalogue_follow import Follower
 from app.services.catalogue_import import JOB, CatalogueImport, ImportRecovery
 from app.services.catalogue_sync import Projector
+from app.services.catalogue_verify import Verifier
 from app.services.ingest import Ingest
 from app.telemetry.metrics import Metrics
 from app.telemetry.output import Output
@@ -100,6 +101,7 @@ class CatalogueShop:
     cache: RedisItemFeatures
     redis: RedisConnection
     projector: Projector
+    verifier: Verifier
     tasks: Tasks
     imports: CatalogueImport
     queue: InProcessQueue
@@ -274,6 +276,7 @@ async def open_shop(
                 cache=cache,
                 redis=redis,
                 projector=projector,
+                verifier=Verifier(catalogue, cache),
                 tasks=tasks,
                 imports=imports,
                 queue=queue,

@@ -54,7 +54,7 @@ def verify(merchant: str | None) -> None:
 
     async def work(container: Container) -> bool:
         async def section(one: MerchantId, section: Section) -> str | None:
-            mended = await container.projector().verify(one, section)
+            mended = await container.verifier().verify(one, section)
             return None if mended is None else f"{mended:,} mended"
 
         await container.projector().round()

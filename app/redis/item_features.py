@@ -23,7 +23,7 @@ import msgspec
 from app.domain.catalogue import ItemFeatures, ItemId, Section
 from app.domain.merchant import MerchantId
 from app.redis.connection import RedisConnection, part
-from app.services.catalogue_sync import Change, Projected
+from app.services.catalogue_sync import Change, Projected, Work
 
 BUCKETS: Final = 256
 IDS_A_CHANGE: Final = 1_000
@@ -38,6 +38,8 @@ _LOCK_SECONDS: Final = 30
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(ItemFeatures).decode
 _decode_ids = msgspec.json.Decoder(list[str]).decode
+
+_AT_IT: Final[Mapping[Work, str]] = {"project": "projecting", "verify": "verifying"}
 
 
 class _Version(msgspec.Struct):
@@ -222,27 +224,33 @@ class RedisItemFeatures:
             )
         return entries[0][0].decode() if entries else "0"
 
-    async def lock(self, merchant: MerchantId, section: Section) -> str | None:
-        """The right to project this section, for 30 seconds; None: somebody else has it."""
+    async def lock(
+        self, merchant: MerchantId, section: Section, to: Work = "project"
+    ) -> str | None:
+        """The right to do this with the section, for 30 seconds; None: somebody else has it."""
         holder = secrets.token_hex(16)
         with self._connection.errors():
             taken = await self._connection.client.set(
-                _lock_key(merchant, section), holder, nx=True, px=_LOCK_SECONDS * 1000
+                _lock_key(merchant, section, to), holder, nx=True, px=_LOCK_SECONDS * 1000
             )
         return holder if taken else None
 
-    async def renew(self, merchant: MerchantId, section: Section, holder: str) -> bool:
+    async def renew(
+        self, merchant: MerchantId, section: Section, holder: str, to: Work = "project"
+    ) -> bool:
         """Keep the right for 30 seconds more; False: it is lost."""
         with self._connection.errors():
             return bool(
                 await self._connection.client.eval(
-                    _RENEW, 1, _lock_key(merchant, section), holder, _LOCK_SECONDS * 1000
+                    _RENEW, 1, _lock_key(merchant, section, to), holder, _LOCK_SECONDS * 1000
                 )
             )
 
-    async def unlock(self, merchant: MerchantId, section: Section, holder: str) -> None:
+    async def unlock(
+        self, merchant: MerchantId, section: Section, holder: str, to: Work = "project"
+    ) -> None:
         with self._connection.errors():
-            await self._connection.client.eval(_LEAVE, 1, _lock_key(merchant, section), holder)
+            await self._connection.client.eval(_LEAVE, 1, _lock_key(merchant, section, to), holder)
 
     async def note_verified(self, merchant: MerchantId, section: Section, at: float) -> None:
         """That the section was compared with PostgreSQL at this time (Unix seconds)."""
@@ -303,5 +311,5 @@ def _changes_key(merchant: MerchantId, section: Section) -> str:
     return f"vitrine:changes:{part(merchant)}:{part(section)}"
 
 
-def _lock_key(merchant: MerchantId, section: Section) -> str:
-    return f"vitrine:projecting:{part(merchant)}:{part(section)}"
+def _lock_key(merchant: MerchantId, section: Section, to: Work) -> str:
+    return f"vitrine:{_AT_IT[to]}:{part(merchant)}:{part(section)}"

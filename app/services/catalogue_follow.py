@@ -31,7 +31,7 @@ log = structlog.get_logger(module=__name__)
 
 Place = tuple[MerchantId, Section]
 
-_PART: Final = 250  # items that are prepared before requests run again: some milliseconds
+_PART: Final = 64  # items that are prepared before requests run again: a millisecond
 _FETCH: Final = 1_000
 _PATIENCE: Final = 20  # polls to wait for a projection that is half-way, before PostgreSQL is asked
 

@@ -2,9 +2,8 @@
 after it was written. Both go by versions, so that each may fail, stop or come twice.
 
 - The *projector* brings Redis to PostgreSQL's version. Any process may run it; a lock lets one
-  work at a time. It rebuilds a section by itself where Redis has lost it, and compares the two
-  every `verify_seconds`, for what no version tells (an evicted key, a write of a process that was
-  stopped while it held the lock).
+  work at a time. It rebuilds a section by itself where Redis has lost it. What no version tells is
+  the verifier's (app.services.catalogue_verify).
 - The *follower* (app.services.catalogue_follow) brings a process' ItemIndex to Redis' version.
 """
 
@@ -12,10 +11,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final, Literal, Protocol
 
 import structlog
 
@@ -26,6 +25,9 @@ from app.domain.merchant import MerchantId
 log = structlog.get_logger(module=__name__)
 
 _MAX_LISTED: Final = 50_000  # changed ids that are kept to be told
+
+Work = Literal["project", "verify"]
+"""What a lock is for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,11 +134,17 @@ class FeatureCache(Protocol):
 
     async def last_change(self, merchant: MerchantId, section: Section) -> str: ...
 
-    async def lock(self, merchant: MerchantId, section: Section) -> str | None: ...
+    async def lock(
+        self, merchant: MerchantId, section: Section, to: Work = "project"
+    ) -> str | None: ...
 
-    async def renew(self, merchant: MerchantId, section: Section, holder: str) -> bool: ...
+    async def renew(
+        self, merchant: MerchantId, section: Section, holder: str, to: Work = "project"
+    ) -> bool: ...
 
-    async def unlock(self, merchant: MerchantId, section: Section, holder: str) -> None: ...
+    async def unlock(
+        self, merchant: MerchantId, section: Section, holder: str, to: Work = "project"
+    ) -> None: ...
 
     async def note_verified(self, merchant: MerchantId, section: Section, at: float) -> None: ...
 
@@ -164,7 +172,7 @@ class _Unobserved:
 UNOBSERVED: Final[Observer] = _Unobserved()
 
 
-class _LockLost(Exception):
+class LockLost(Exception):
     """Somebody else projects now: this process was stopped for too long."""
 
 
@@ -173,8 +181,6 @@ class Projector:
 
     Args:
         poll_seconds: how often `run` looks, at most.
-        verify_seconds: how often each section is compared item by item; with this bound, whatever
-            happened to Redis, it is true again.
     """
 
     def __init__(
@@ -183,13 +189,11 @@ class Projector:
         cache: FeatureCache,
         *,
         poll_seconds: float = 1.0,
-        verify_seconds: float = 600.0,
         observer: Observer = UNOBSERVED,
     ) -> None:
         self._source = source
         self._cache = cache
         self._poll_seconds = poll_seconds
-        self._verify_seconds = verify_seconds
         self._observer = observer
         self._available = True
 
@@ -206,7 +210,7 @@ class Projector:
             await asyncio.sleep(self._poll_seconds)
 
     async def round(self) -> None:
-        """Brings every section up to date, and compares those whose time has come.
+        """Brings every section up to date.
 
         Raises:
             Unavailable: PostgreSQL or Redis is away.
@@ -216,8 +220,6 @@ class Projector:
         for ((merchant, section), version), state in zip(wanted.items(), states, strict=True):
             if version and (state is None or state.version != version):
                 await self.project(merchant, section)
-            elif state and time.time() - state.verified_at > self._verify_seconds:
-                await self.verify(merchant, section)
 
     async def project(self, merchant: MerchantId, section: Section) -> bool:
         """Brings one section to PostgreSQL's version; False: another process is at it.
@@ -231,26 +233,6 @@ class Projector:
         """Writes a section anew, whatever Redis says it has; False: another process is at it."""
         return await self._locked(merchant, section, rebuild=True)
 
-    async def verify(self, merchant: MerchantId, section: Section) -> int | None:
-        """Compares a section in Redis with PostgreSQL and mends what differs.
-
-        Returns:
-            How many items were mended; None: another process is at it.
-        """
-        holder = await self._cache.lock(merchant, section)
-        if holder is None:
-            return None
-        try:
-            mended = await self._verify(merchant, section, holder)
-        except _LockLost:
-            return None
-        finally:
-            await self._leave(merchant, section, holder)
-        if mended:
-            self._observer.mended(merchant, section, mended)
-            log.warning("cache_mended", merchant=merchant, section=section, items=mended)
-        return mended
-
     async def _locked(self, merchant: MerchantId, section: Section, *, rebuild: bool) -> bool:
         holder = await self._cache.lock(merchant, section)
         if holder is None:
@@ -259,7 +241,7 @@ class Projector:
             # Until nothing is left: who wrote meanwhile found the lock taken and went on.
             while await self._project(merchant, section, holder, rebuild=rebuild):
                 rebuild = False
-        except _LockLost:
+        except LockLost:
             log.warning("projection_overtaken", merchant=merchant, section=section)
             return False
         finally:
@@ -292,7 +274,14 @@ class Projector:
                     changed.extend(deleted)
             items = await snapshot.count()
             if anew:
-                await self._remove_unknown(merchant, section, holder, snapshot, items)
+                await remove_unknown(
+                    self._cache,
+                    merchant,
+                    section,
+                    snapshot,
+                    items,
+                    keep=lambda: self._keep(merchant, section, holder),
+                )
             await self._keep(merchant, section, holder)
             await self._cache.publish(
                 merchant,
@@ -316,57 +305,9 @@ class Projector:
         )
         return True
 
-    async def _verify(self, merchant: MerchantId, section: Section, holder: str) -> int:
-        mended = 0
-        async with self._source.snapshot(merchant, section) as snapshot:
-            state = await self._cache.state(merchant, section)
-            if state is None or state.version != snapshot.version:
-                return 0  # a projection is due, and comes first
-            wrong: list[ItemId] = []
-            async for part in snapshot.versions():
-                await self._keep(merchant, section, holder)
-                found = await self._cache.versions(merchant, section, [i for i, _ in part])
-                wrong.extend(
-                    item_id
-                    for (item_id, version), there in zip(part, found, strict=True)
-                    if there != version
-                )
-            for start in range(0, len(wrong), 1000):
-                await self._keep(merchant, section, holder)
-                features = await snapshot.features(wrong[start : start + 1000])
-                await self._cache.write(merchant, section, features)
-                mended += len(features)
-            items = await snapshot.count()
-            mended += await self._remove_unknown(merchant, section, holder, snapshot, items)
-            if mended:
-                # Readers may have taken what was wrong: they load anew.
-                await self._cache.note_mended(merchant, section)
-            await self._cache.note_verified(merchant, section, time.time())
-        return mended
-
-    async def _remove_unknown(
-        self,
-        merchant: MerchantId,
-        section: Section,
-        holder: str,
-        snapshot: Snapshot,
-        items: int,
-    ) -> int:
-        """Takes out what PostgreSQL does not have; looks for it only where the numbers differ."""
-        if await self._cache.count(merchant, section) == items:
-            return 0
-        removed = 0
-        async for ids in self._cache.ids(merchant, section):
-            await self._keep(merchant, section, holder)
-            known = {item.id for item in await snapshot.features(ids)}
-            unknown = [item_id for item_id in ids if item_id not in known]
-            await self._cache.write(merchant, section, (), unknown)
-            removed += len(unknown)
-        return removed
-
     async def _keep(self, merchant: MerchantId, section: Section, holder: str) -> None:
         if not await self._cache.renew(merchant, section, holder):
-            raise _LockLost
+            raise LockLost
 
     async def _leave(self, merchant: MerchantId, section: Section, holder: str) -> None:
         try:
@@ -381,3 +322,33 @@ class Projector:
                 log.info("projection_resumed")
             else:
                 log.warning("projection_waits", reason="a store is away")
+
+
+async def remove_unknown(
+    cache: FeatureCache,
+    merchant: MerchantId,
+    section: Section,
+    snapshot: Snapshot,
+    items: int,
+    *,
+    keep: Callable[[], Awaitable[None]],
+) -> int:
+    """Takes out of Redis what PostgreSQL does not have; looks for it only where the numbers differ.
+
+    Args:
+        items: how many PostgreSQL has.
+        keep: called before each part, to keep the lock.
+
+    Returns:
+        How many were taken out.
+    """
+    if await cache.count(merchant, section) == items:
+        return 0
+    removed = 0
+    async for ids in cache.ids(merchant, section):
+        await keep()
+        known = {item.id for item in await snapshot.features(ids)}
+        unknown = [item_id for item_id in ids if item_id not in known]
+        await cache.write(merchant, section, (), unknown)
+        removed += len(unknown)
+    return removed

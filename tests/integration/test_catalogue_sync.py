@@ -19,6 +19,7 @@ from app.redis.connection import RedisConnection
 from app.redis.item_features import RedisItemFeatures
 from app.services.catalogue_follow import Follower
 from app.services.catalogue_sync import Projector
+from app.services.catalogue_verify import Verifier
 from tests.catalogue_shop import CatalogueShop, open_shop, shown
 
 
@@ -80,13 +81,13 @@ async def test_what_no_version_tells_is_found_and_mended(shop: CatalogueShop) ->
     await follower.poll()
     await shop.projector.round()
     assert await shop.in_redis() != wanted  # the version says that all is well
-    assert await shop.projector.verify(shop.id, DEFAULT_SECTION) == 4
+    assert await shop.verifier.verify(shop.id, DEFAULT_SECTION) == 4
     assert await shop.in_redis() == wanted
-    assert await shop.projector.verify(shop.id, DEFAULT_SECTION) == 0
+    assert await shop.verifier.verify(shop.id, DEFAULT_SECTION) == 0
     await follower.poll()
     assert shown(indexes.get(shop.id, DEFAULT_SECTION)) == expected(wanted)
 
-    often = Projector(shop.catalogue, shop.cache, verify_seconds=0)
+    often = Verifier(shop.catalogue, shop.cache, every_seconds=0)
     await shop.cache.write(shop.id, DEFAULT_SECTION, [old])
     await often.round()
     assert await shop.in_redis() == wanted
@@ -306,12 +307,43 @@ async def test_only_one_projects_at_a_time(shop: CatalogueShop) -> None:
     await shop.put({"id": "b"})  # answered, though somebody else holds the lock
     assert set(await shop.in_redis()) == {"a"}
     assert await shop.projector.project(shop.id, DEFAULT_SECTION) is False
-    assert await shop.projector.verify(shop.id, DEFAULT_SECTION) is None
     await shop.cache.unlock(shop.id, DEFAULT_SECTION, "somebody else")
     assert await shop.projector.project(shop.id, DEFAULT_SECTION) is False
     await shop.cache.unlock(shop.id, DEFAULT_SECTION, holder)
     assert await shop.projector.project(shop.id, DEFAULT_SECTION) is True
     assert set(await shop.in_redis()) == {"a", "b"}
+
+
+async def test_only_one_compares_at_a_time(shop: CatalogueShop) -> None:
+    await shop.put({"id": "a"})
+    for to in ("project", "verify"):  # who would mend must have both
+        holder = await shop.cache.lock(shop.id, DEFAULT_SECTION, to)
+        assert holder is not None
+        assert await shop.verifier.verify(shop.id, DEFAULT_SECTION) is None
+        await shop.cache.unlock(shop.id, DEFAULT_SECTION, holder, to)
+    assert await shop.verifier.verify(shop.id, DEFAULT_SECTION) == 0
+
+
+async def test_a_comparison_holds_no_projection_up(
+    shop: CatalogueShop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await shop.put({"id": "a"}, {"id": "b"})
+    versions = shop.cache.versions
+    overtaken = False
+
+    async def overtake(*args: Any) -> list[int | None]:
+        nonlocal overtaken
+        if not overtaken:
+            overtaken = True
+            await shop.put({"id": "a", "data": {"price": 5}})
+            assert await shop.in_redis() == await shop.in_postgres()
+        return await versions(*args)
+
+    monkeypatch.setattr(shop.cache, "versions", overtake)
+    # What was projected meanwhile is nothing to mend.
+    assert await shop.verifier.verify(shop.id, DEFAULT_SECTION) == 0
+    assert overtaken
+    assert await shop.in_redis() == await shop.in_postgres()
 
 
 async def test_who_lost_the_lock_publishes_nothing(

@@ -21,6 +21,7 @@ from app.redis.connection import RedisConnection
 from app.redis.item_features import RedisItemFeatures
 from app.services.catalogue_follow import Follower
 from app.services.catalogue_sync import Projector
+from app.services.catalogue_verify import Verifier
 from tests.catalogue_shop import open_shop, shown
 
 SLOTS = 16_384
@@ -115,6 +116,6 @@ async def test_projecting_and_following(
         index = indexes.get(shop.id, DEFAULT_SECTION)
         assert shown(index)["i5"] == (True, 99.0)
         assert "i6" not in shown(index)
-        assert await projector.verify(shop.id, DEFAULT_SECTION) == 0
+        assert await Verifier(shop.catalogue, cache).verify(shop.id, DEFAULT_SECTION) == 0
         assert await projector.rebuild(shop.id, DEFAULT_SECTION) is True
         await connection.close()
