@@ -29,6 +29,7 @@ from prometheus_client import (
 )
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
 
 from app.telemetry.tallies import FOLD_SECONDS, Tallies, Tally, Timings
 
@@ -467,5 +468,25 @@ def _registry(metrics: Metrics, directory: Path | None) -> CollectorRegistry:
         return metrics.registry
     metrics.fold()
     registry = CollectorRegistry()
-    multiprocess.MultiProcessCollector(registry, str(directory))  # type: ignore[no-untyped-call]
+    registry.register(_Shared(directory))
     return registry
+
+
+class _Shared(Collector):
+    """The values of all workers. A file that one of them is just making is not looked into: it is
+    empty for a moment, which prometheus_client takes for a broken one."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    def collect(self) -> Iterable[Metric]:
+        files = [str(path) for path in self._directory.glob("*.db") if _size(path)]
+        merged: Iterable[Metric] = multiprocess.MultiProcessCollector.merge(files)  # type: ignore[no-untyped-call]
+        return merged
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:  # its worker ended
+        return 0

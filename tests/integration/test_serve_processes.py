@@ -218,7 +218,8 @@ def test_metrics_are_of_all_workers_also_of_the_dead(start: Callable[[int], Runn
         return found
 
     def counted() -> float:
-        text = running.get("/metrics")[1]
+        status, text = running.get("/metrics")
+        assert status == 200, text
         found = re.search(
             r'^vitrine_http_requests_total\{method="GET",route="/pid",status="200"\} (\S+)$',
             text,

@@ -225,6 +225,9 @@ def test_workers_are_added_up_and_a_replaced_one_carries_on(tmp_path: Path) -> N
     assert scrape(total) == 7
     assert scrape("vitrine_workers_ready") == 2
     assert scrape('vitrine_catalogue_version{merchant="demo",section="Products"}') == 3
+    (tmp_path / "counter_2.db").touch()  # one more worker is making its file
+    assert scrape(total) == 7
+    (tmp_path / "counter_2.db").unlink()
     files = sorted(path.name for path in tmp_path.iterdir())
     work(1, 5)  # the worker of slot 1 died and was replaced
     assert scrape(total) == 12
