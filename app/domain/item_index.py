@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from itertools import repeat
 from typing import Any, Final
 
@@ -17,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from app.domain.catalogue import FacetValue, ItemFeatures, ItemId, Section
+from app.domain.item_change import PreparedChange, merged
 from app.domain.merchant import MerchantId
 from app.domain.rendered import ENTRY_OVERHEAD, RenderedItems, render
 from vitrine_sdk import BoolArray, FloatArray, IntArray
@@ -178,24 +178,6 @@ class Column:
         self.codes[:] = 0
 
 
-@dataclass(slots=True, eq=False)
-class PreparedChange:
-    """Part of a change of the catalogue, ready for `ItemIndex.apply`. What it says of rows that are
-    visible already is staged here; rows that nobody sees yet are filled in place."""
-
-    rows: IntArray  # every row of this part that stays or becomes present
-    fresh: BoolArray  # of `rows`: not present when this was prepared
-    available: BoolArray
-    price: FloatArray
-    created: npt.NDArray[np.int64]
-    columns: dict[str, IntArray]
-    deleted: IntArray
-    rendered: dict[int, bytes | None] = field(default_factory=dict)  # see RenderedItems.lay_over
-
-    def __len__(self) -> int:
-        return len(self.rows) + len(self.deleted)
-
-
 class ItemIndex:
     """The items of one section, in columns.
 
@@ -232,6 +214,8 @@ class ItemIndex:
         """Unix seconds at which the item was first seen."""
         self.changed: IntArray = np.zeros(_FIRST_CAPACITY, np.int32)
         """The `revision` that changed the row last."""
+        self.moved: IntArray = np.zeros(_FIRST_CAPACITY, np.int32)
+        """The `revision` that changed more of it than its price and what shows of it."""
         self.marks: npt.NDArray[np.uint8] = np.zeros(_FIRST_CAPACITY, np.uint8)
         """Scratch: zero whenever nobody computes with it. Who writes clears what was written."""
 
@@ -306,24 +290,30 @@ class ItemIndex:
         touched. Call it between two requests: it does not wait for anything."""
         self.revision += 1
         self.version = version
-        touched = 0
-        for change in changes:
-            self._write(change, ~change.fresh)
-            self.present[change.rows] = True
-            self.available[change.rows] = change.available
-            self.present[change.deleted] = False
-            self.available[change.deleted] = False
-            self.changed[change.rows] = self.revision
-            self.changed[change.deleted] = self.revision
-            self.rendered.lay_over(change.rendered)
-            touched += len(change)
-        return touched
+        change = merged(changes)  # a part by itself costs as much as thousands of rows
+        seen = ~change.fresh
+        self.moved[change.rows[change.fresh]] = self.revision
+        self.moved[change.rows[seen][self._differ(change, seen)]] = self.revision
+        self.moved[change.deleted] = self.revision
+        self._write(change, seen)
+        self.present[change.rows] = True
+        self.available[change.rows] = change.available
+        self.present[change.deleted] = False
+        self.available[change.deleted] = False
+        self.changed[change.rows] = self.revision
+        self.changed[change.deleted] = self.revision
+        self.rendered.lay_over(change.rendered)
+        return len(change)
 
     def unchanged_since(self, rows: IntArray, revision: int) -> bool:
         """Whether none of the rows (all >= 0) changed after `revision`."""
         return revision == self.revision or not len(rows) or bool(
             self.changed[rows].max() <= revision
         )  # fmt: skip
+
+    def unmoved_since(self, rows: IntArray, revision: int) -> bool:
+        """Whether no more than prices, and what shows of the items, changed after `revision`."""
+        return not len(rows) or bool(self.moved[rows].max() <= revision)
 
     def closed_columns(self) -> list[str]:
         """Attributes with too many distinct values to filter by."""
@@ -345,6 +335,7 @@ class ItemIndex:
         self.price = _grown(self.price, capacity, np.nan)
         self.created = _grown(self.created, capacity, 0)
         self.changed = _grown(self.changed, capacity, 0)
+        self.moved = _grown(self.moved, capacity, 0)
         self.marks = np.zeros(capacity, np.uint8)
         for column in self.columns.values():
             column.grow(capacity)
@@ -382,6 +373,17 @@ class ItemIndex:
                 self.rendered.drop(key)
         for row in change.deleted.tolist():
             change.rendered[self.base + row] = None
+
+    def _differ(self, change: PreparedChange, which: BoolArray) -> BoolArray:
+        """Which of those rows differ from what is visible by more than their prices."""
+        rows = change.rows[which]
+        differ: BoolArray = self.available[rows] != change.available[which]
+        differ |= self.created[rows] != change.created[which]
+        for name, codes in change.columns.items():
+            column = self.columns[name]
+            if not column.closed:
+                differ |= column.codes[rows] != codes[which]
+        return differ
 
     def _write(self, change: PreparedChange, which: BoolArray) -> None:
         if not which.any():

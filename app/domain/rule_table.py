@@ -11,6 +11,7 @@ ahead of requests.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
@@ -127,10 +128,15 @@ def leaf(expression: item.ItemIs | item.ItemRange) -> exp.Expression:
     return exp.Between(expression.attribute, low, high)
 
 
+_serials = itertools.count(1)
+
+
 class Signatures:
     """The signature of every row, and what each timeless test says of it."""
 
     def __init__(self, index: ItemIndex, tests: Sequence[ItemTest]) -> None:
+        self.serial = next(_serials)
+        """Signatures with different ones number differently."""
         self._index = index
         self._tests = tests
         self._of: IntArray = np.zeros(0, np.int32)

@@ -36,6 +36,10 @@ class TracedRuling:
         return self.ruling.overfetch
 
     @property
+    def by_signature(self) -> bool:
+        return self.ruling.by_signature
+
+    @property
     def expires(self) -> float:
         return self.ruling.expires
 

@@ -100,6 +100,13 @@ class RequestRuling:
         return bool(program.claims or program.shares or program.is_narrow)
 
     @property
+    def by_signature(self) -> bool:
+        """Whether prices count only in what items' signatures say: they are not compared with a
+        seed's, nor asked at a time."""
+        programs = [self.program(source) for source in range(len(self._chain))]
+        return not any(p.relatives or p.timed_drops or p.timed_boosts for p in programs)
+
+    @property
     def expires(self) -> float:
         now = self._facts.now
         until = self._pod.activation.expires(now)

@@ -94,6 +94,11 @@ class Ruling(Protocol):
         ...
 
     @property
+    def by_signature(self) -> bool:
+        """Whether other prices change its outcome only through `Rulings.signed`."""
+        ...
+
+    @property
     def expires(self) -> float:
         """Unix seconds until which the same request has the same ruling; inf: for good."""
         ...

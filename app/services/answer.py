@@ -108,6 +108,12 @@ class Answer:
     def head(self) -> bytes:
         return b"".join(self.parts)
 
+    def show(self, items: Sequence[bytes]) -> None:
+        """The same items, as they are rendered now: see `results` for where they stand."""
+        parts = list(self.parts)
+        parts[1:-1:3] = items
+        self.parts = tuple(parts)
+
     @property
     def items(self) -> tuple[ItemId, ...]:
         ids = self.listing.index.ids

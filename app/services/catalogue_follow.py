@@ -22,7 +22,8 @@ import structlog
 
 from app.domain.catalogue import ItemFeatures, ItemId, Section
 from app.domain.errors import Unavailable
-from app.domain.item_index import ItemIndex, ItemIndexes, PreparedChange
+from app.domain.item_change import PreparedChange
+from app.domain.item_index import ItemIndex, ItemIndexes
 from app.domain.merchant import MerchantId
 from app.services.catalogue_sync import CatalogueSource, Change, FeatureCache, Projected
 from app.services.stopping import stop
@@ -32,6 +33,8 @@ log = structlog.get_logger(module=__name__)
 Place = tuple[MerchantId, Section]
 
 _PART: Final = 64  # items that are prepared before requests run again: a millisecond
+_AT_ONCE: Final = 16  # parts of a change that are prepared without pauses
+_LONGEST_PAUSE: Final = 0.05  # seconds: most of what took longer was waiting for a store
 _FETCH: Final = 1_000
 _PATIENCE: Final = 20  # polls to wait for a projection that is half-way, before PostgreSQL is asked
 
@@ -59,6 +62,13 @@ class _Collected:
     parts: list[PreparedChange] = field(default_factory=list)
     newest: int = 0  # the highest version among the items
     seen: set[ItemId] | None = None  # all ids, where everything is read
+    _paced: bool = field(init=False)
+    _resumed: float = field(init=False)  # monotonic
+
+    def __post_init__(self) -> None:
+        # Nobody waits for requests before the first load.
+        self._paced = self.index.version > 0
+        self._resumed = time.monotonic()
 
     async def add(self, features: Sequence[ItemFeatures], deleted: Sequence[ItemId] = ()) -> None:
         for start in range(0, len(features), _PART):
@@ -67,9 +77,17 @@ class _Collected:
             self.newest = max(self.newest, max(item.version for item in part))
             if self.seen is not None:
                 self.seen.update(item.id for item in part)
-            await asyncio.sleep(0)
+            await self._let_requests_run()
         if deleted:
             self.parts.append(self.index.prepare((), deleted))
+
+    async def _let_requests_run(self) -> None:
+        """A small change is there at once; a large one takes a third of the process' time."""
+        pause = 0.0
+        if self._paced and len(self.parts) > _AT_ONCE:
+            pause = min(2 * (time.monotonic() - self._resumed), _LONGEST_PAUSE)
+        await asyncio.sleep(pause)
+        self._resumed = time.monotonic()
 
     def add_unseen_as_deleted(self) -> None:
         """What the index has and was not read is not in the catalogue any more."""

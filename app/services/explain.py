@@ -30,6 +30,7 @@ from app.domain.selection import LeftOut, Ruling
 from app.services.answer import BY_RULE, TAIL, Answer
 from app.services.published_rules import MerchantRulings
 from app.services.recommend import Recommend, ServedSample
+from app.services.rulings import UNRULED
 from app.services.running import Failure, Outcome, Runner
 from app.services.shopper_history import Histories, Recent
 from app.services.showing import FeatureReader
@@ -176,6 +177,9 @@ class _WatchedRulings:
             return None
         self.ruling_ = TracedRuling(rules, ruling)
         return self.ruling_
+
+    def signed(self, index: ItemIndex, rows: IntArray) -> tuple[int, bytes]:
+        return UNRULED if self._rulings is None else self._rulings.signed(index, rows)
 
     def catch_up(self) -> bool:
         return True

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, cast
 
 from app.domain.bounded_cache import BoundedCache
 from app.domain.item_index import ItemIndex
 from app.services.answer import Answer
+from app.services.rulings import UNRULED, Rulings
 from vitrine_sdk import IntArray
 
 MAX_AGE: Final = 300.0
@@ -16,7 +17,10 @@ MAX_AGE: Final = 300.0
 _MAX_ASKED: Final = 100_000  # keys remembered
 _OVERHEAD: Final = 1_000  # of an entry beside its bytes and rows
 
-Key = tuple[int, str, str]  # snapshot, pod, and what of the request the list depends on
+Key = tuple[bytes, str]  # the pod's generation, and what of the request the list depends on
+
+Signed = tuple[int, bytes]
+"""What the rules make of some rows, to be compared with what they made of them before."""
 
 
 @dataclass(slots=True, eq=False)
@@ -30,23 +34,54 @@ class Prepared:
     whole_catalogue: bool  # any change of the catalogue may change it
     expires: float  # Unix seconds
     shared: bool = False  # its items' JSON is the near-cache's
+    signed: Signed | None = None
+    """Where other prices alone change nothing but by this; None: they may."""
 
-    def holds(self, now: float) -> bool:
+    def holds(self, now: float, rulings: Rulings | None) -> bool:
+        """
+        Args:
+            rulings: those in force.
+        """
         if now >= self.expires:
             return False
         index = self.index
         if self.revision != index.revision:
-            if self.whole_catalogue or not index.unchanged_since(self.rows, self.revision):
+            if self.whole_catalogue:
+                return False
+            if not index.unchanged_since(self.rows, self.revision) and not (
+                self._is_chosen_alike(rulings) and self._shown_anew()
+            ):
                 return False
             self.revision = index.revision
         return True
+
+    def _is_chosen_alike(self, rulings: Rulings | None) -> bool:
+        """Whether what changed are prices, and what shows of items: then the list stays, as long as
+        the rules make the same of its candidates. An import that touches every price would else
+        leave no list ready, and the process with four times the work for each request."""
+        if self.signed is None or not self.index.unmoved_since(self.rows, self.revision):
+            return False
+        return self.signed == signed(rulings, self.index, self.rows)
+
+    def _shown_anew(self) -> bool:
+        """Puts in the items' JSON as it is now; False: not all of it is at hand."""
+        index, answer = self.index, self.answer
+        items = index.rendered.get_many((answer.rows + index.base_int64).tolist())
+        if None in items:
+            return False
+        answer.show(cast(list[bytes], items))
+        return True
+
+
+def signed(rulings: Rulings | None, index: ItemIndex, rows: IntArray) -> Signed:
+    return UNRULED if rulings is None else rulings.signed(index, rows)
 
 
 class PreparedLists:
     """Bounded by bytes, of all merchants together: those that a list has for itself. Items' JSON it
     shares with the near-cache; where that lets items go, kept lists hold them up to five minutes
-    longer. A new snapshot has a new number: what was
-    prepared for the one before is not found any more, and let go in time."""
+    longer. Of a pod that has another generation, what was prepared before is not found any more,
+    and let go in time."""
 
     def __init__(self, max_bytes: int) -> None:
         self._lists: BoundedCache[Key, Prepared] = BoundedCache(max_bytes, _size)
@@ -58,9 +93,9 @@ class PreparedLists:
     def held_bytes(self) -> int:
         return self._lists.held_bytes
 
-    def get(self, key: Key, now: float) -> Answer | None:
+    def get(self, key: Key, now: float, rulings: Rulings | None) -> Answer | None:
         found = self._lists.get(key)
-        if found is None or not found.holds(now):
+        if found is None or not found.holds(now, rulings):
             self.misses += 1
             return None
         self.hits += 1

@@ -16,6 +16,7 @@ from app.domain.rule import PublishedRules
 from app.domain.rule_activation import NO_ACTS, Acts, Facts
 from app.domain.rule_compile import CompiledRules
 from app.domain.ruling import RequestRuling, ruling_for
+from app.services.rulings import UNRULED
 from app.services.shopper_history import Recent
 from vitrine_sdk import IntArray
 
@@ -77,6 +78,13 @@ class MerchantRulings:
             seeds = seeds[seeds >= 0]
         facts = Facts(request=request, now=now, seeds=seeds, acts=_acts(history, now))
         return ruling_for(compiled, facts, self._chains[pod.id])
+
+    def signed(self, index: ItemIndex, rows: IntArray) -> tuple[int, bytes]:
+        compiled = self._compiled.get(index.base)
+        if compiled is None:
+            return UNRULED
+        signatures = compiled.signatures
+        return signatures.serial, signatures.of(rows).tobytes()
 
     def compiled(self, index: ItemIndex) -> CompiledRules | None:
         """The rules over an index; None: no pod recommends from it."""

@@ -20,7 +20,7 @@ from app.domain.selection import LeftOut, Trace
 from app.services.answer import Answer, assemble, results, shortness
 from app.services.chain import Chain
 from app.services.pod_request import Chosen, PodRequest, understand
-from app.services.prepared import MAX_AGE, Prepared, PreparedLists
+from app.services.prepared import MAX_AGE, Prepared, PreparedLists, signed
 from app.services.running import Runner
 from app.services.shopper_history import Histories
 from app.services.showing import FeatureReader, Showing
@@ -99,7 +99,12 @@ class Recommend:
             dependence: all of the request that a list without history depends on, as a text; the
                 same text that `recommend` was given.
         """
-        answer = self.prepared_lists.get((snapshot.number, pod_id, dependence), time.time())
+        served = snapshot.pods.get(pod_id)
+        if served is None:
+            return None
+        answer = self.prepared_lists.get(
+            (served.generation, dependence), time.time(), snapshot.rulings
+        )
         if answer is None:
             self._missed.count += 1
         else:
@@ -138,7 +143,7 @@ class Recommend:
         if (
             dependence is not None
             and not (limit or asked.degraded or asked.failed)
-            and self.prepared_lists.welcomes((snapshot.number, served.pod.id, dependence))
+            and self.prepared_lists.welcomes((served.generation, dependence))
         ):
             self._keep(asked, chosen, answer, revision, dependence)
         return answer
@@ -295,16 +300,25 @@ class Recommend:
         rows = chosen.examined
         if ruling is not None:  # it may have brought rows that no strategy offered
             rows = np.concatenate((rows, chosen.pool.rows))
+        index = asked.served.index
+        prices_aside = (
+            asked.format is None
+            and asked.filters is None
+            and asked.served.by_value is None
+            and (ruling is None or ruling.by_signature)
+            and revision == index.revision
+        )
         self.prepared_lists.put(
-            (asked.snapshot.number, asked.served.pod.id, dependence),
+            (asked.served.generation, dependence),
             Prepared(
                 answer=answer,
-                index=asked.served.index,
+                index=index,
                 revision=revision,
                 rows=rows,
                 whole_catalogue=filtered or (ruling is not None and ruling.whole_catalogue),
                 expires=expires,
                 shared=asked.format is None,
+                signed=signed(asked.snapshot.rulings, index, rows) if prices_aside else None,
             ),
         )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Final, Protocol
 
 from app.domain.configuration import MerchantConfiguration
 from app.domain.item_index import ItemIndex, ItemIndexes
@@ -11,6 +11,8 @@ from app.domain.recommendation import RecommendationRequest
 from app.domain.selection import Ruling
 from app.services.shopper_history import Recent
 from vitrine_sdk import IntArray
+
+UNRULED: Final = (0, b"")
 
 
 class Rulings(Protocol):
@@ -30,6 +32,11 @@ class Rulings(Protocol):
         now: float,
     ) -> Ruling | None:
         """What applies to a request; None: nothing does. `seeds` are rows, -1 for unknown items."""
+        ...
+
+    def signed(self, index: ItemIndex, rows: IntArray) -> tuple[int, bytes]:
+        """What the rules' questions about items say of rows, times and seeds aside: comparable with
+        what it was at another time. UNRULED where there are no rules."""
         ...
 
     def catch_up(self) -> bool:

@@ -10,7 +10,6 @@ import asyncio
 import gc
 import hashlib
 import hmac
-import itertools
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -29,6 +28,7 @@ from app.domain.item_index import ItemIndex, ItemIndexes
 from app.domain.merchant import Credential, Merchant, MerchantId, StorefrontKey
 from app.domain.objective import ByValue, Calibration
 from app.domain.pod import Pod, RunMode, StrategyConfiguration
+from app.domain.rule import PublishedRules
 from app.services.rulings import RulingsCompiler
 from app.services.snapshot import Listing, ServedModel, ServedPod, ServingSnapshot, ending
 from vitrine_sdk import Model, Needs
@@ -37,8 +37,8 @@ log = structlog.get_logger(module=__name__)
 
 _ROWS_AT_ONCE: Final = 1_000  # ids that are given rows before requests run again
 _RETRY_SECONDS: Final = 5.0  # after which what could not be loaded is tried again
+_RULES_COMPARED: Final = 1_000  # of a rule set: a millisecond for each hundred
 _encode = msgspec.json.Encoder().encode
-_numbers = itertools.count(1)
 
 
 class ConfigurationSource(Protocol):
@@ -120,6 +120,7 @@ class Serving:
         self._keys: dict[str, tuple[StorefrontKey, ServingSnapshot]] = {}
         self._credentials: dict[bytes, Credential] = {}
         self._expressions: dict[int, Expressions] = {}  # by index base
+        self._digests: dict[MerchantId, dict[tuple[str, int], bytes]] = {}  # of rules
         self._problems: dict[tuple[MerchantId, str], str] = {}
         self._retry_at: dict[MerchantId, float] = {}  # monotonic
         self._refreshed = False
@@ -293,6 +294,7 @@ class Serving:
 
     def _forget(self, merchant: MerchantId) -> None:
         del self._snapshots[merchant]
+        self._digests.pop(merchant, None)
         for where in [where for where in self._problems if where[0] == merchant]:
             del self._problems[where]
         self._publish()
@@ -325,7 +327,10 @@ class Serving:
                 del self._problems[where]
         for id_, reason in problems.items():
             self._refuse(merchant, id_, reason)
-        pods = {pod.id: self._pod(merchant, pod, models) for pod in configuration.pods.values()}
+        rules = self._digest_of_rules(merchant, configuration.rules)
+        pods = {
+            pod.id: self._pod(merchant, pod, models, rules) for pod in configuration.pods.values()
+        }
         rulings = None
         if self._rulings is not None:
             rulings = self._rulings.compile(configuration, self._indexes)
@@ -333,7 +338,6 @@ class Serving:
             while rulings is not None and not rulings.catch_up():  # noqa: ASYNC110
                 await asyncio.sleep(0)
         return ServingSnapshot(
-            number=next(_numbers),
             merchant=merchant,
             configuration=configuration,
             pods=pods,
@@ -378,7 +382,23 @@ class Serving:
             calibration=loaded.calibration,
         )
 
-    def _pod(self, merchant: MerchantId, pod: Pod, models: Mapping[str, ServedModel]) -> ServedPod:
+    def _digest_of_rules(self, merchant: MerchantId, published: Sequence[PublishedRules]) -> bytes:
+        """The same for the same rules, in whichever version."""
+        known = self._digests.get(merchant, {})
+        digests: dict[tuple[str, int], bytes] = {}
+        for one in published:
+            version = (one.rule_set_id, one.number)
+            digests[version] = known.get(version) or _digest(
+                one.rule_set_id,
+                # What takes long to encode is told by its version.
+                one.rules if len(one.rules.rules) <= _RULES_COMPARED else one.number,
+            )
+        self._digests[merchant] = digests
+        return b"".join(digests.values())
+
+    def _pod(
+        self, merchant: MerchantId, pod: Pod, models: Mapping[str, ServedModel], rules: bytes
+    ) -> ServedPod:
         index = self._indexes.get(merchant, pod.section)
         expressions = self._expressions.get(index.base)
         if expressions is None:
@@ -405,8 +425,16 @@ class Serving:
             expressions=expressions,
             chain=chain,
             needs_history=max((model.needs.history for model in chain if model), default=0),
+            generation=_digest(
+                *(index.base, pod, rules),
+                *((model.configuration, model.published) if model else None for model in chain),
+            ),
             by_value=_by_value(pod, chain, index),
         )
+
+
+def _digest(*parts: object) -> bytes:
+    return hashlib.blake2b(_encode(parts), digest_size=16).digest()
 
 
 def _by_value(pod: Pod, chain: Sequence[ServedModel | None], index: ItemIndex) -> ByValue | None:

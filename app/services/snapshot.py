@@ -94,6 +94,8 @@ class ServedPod:
     expressions: Expressions
     chain: tuple[ServedModel | None, ...]  # as in the pod; None: there is nothing to serve yet
     needs_history: int  # events of a shopper; 0: none
+    generation: bytes
+    """Equal where the pod's lists are made alike: the same pod, models and rules in force."""
     by_value: ByValue | None = None  # the order of its lists; None: the strategies' own
 
 
@@ -101,7 +103,6 @@ class ServedPod:
 class ServingSnapshot:
     """All that is published of a merchant, ready to serve."""
 
-    number: int  # names this snapshot and no other, in this process
     merchant: MerchantId
     configuration: MerchantConfiguration
     pods: Mapping[str, ServedPod]

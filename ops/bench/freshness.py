@@ -119,7 +119,8 @@ def rules(clients: list[Client], number: int, items: list[str]) -> float:
     clients[0].call("PUT", f"{path}/fresh", body, **{"If-Match": "*"})
     time.sleep(random.random() / 4)
     began = time.perf_counter()
-    clients[0].call("POST", f"{path}/fresh/publish", {}, **{"If-Match": "*"})
+    # What the gate finds counts for its time, not for its verdict.
+    clients[0].call("POST", f"{path}/fresh/publish", {"force": True}, **{"If-Match": "*"})
     until_all(
         clients,
         lambda client: (

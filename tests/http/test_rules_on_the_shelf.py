@@ -9,6 +9,7 @@ import typing
 from collections.abc import AsyncIterator
 from typing import Any
 
+import msgspec
 import pytest
 import pytest_asyncio
 
@@ -383,6 +384,35 @@ async def test_a_list_is_full_while_enough_qualify(shop: RuledShop) -> None:
     await shop.publish({"then": [{"type": "include_only", "items": listed(*wanted)}]})
     shown = await shop.ids(num_results=100)
     assert set(shown) == set(wanted)
+
+
+async def test_a_list_that_is_ready_follows_prices(shop: RuledShop) -> None:
+    def priced(price: float) -> None:
+        """The second best seller's, as an import would bring it."""
+        item = shop.items[1]
+        changed = msgspec.structs.replace(item, price=price, data={**item.data, "price": price})
+        shop.features.items[item.id] = changed
+        shop.index.apply([shop.index.prepare([changed])], shop.index.version + 1)
+
+    dear = {"type": "range", "attribute": "price", "at_least": 50}
+    await shop.publish({"then": [{"type": "exclude", "items": dear}]})
+    try:
+        priced(7.0)
+        for _ in range(3):
+            await shop.ids()
+        hits = shop.recommend.prepared_lists.hits
+        for price in (8.0, 9.0):
+            priced(price)
+            second = (await shop.answer())["response"]["results"][1]["data"]
+            assert (second["id"], second["price"]) == (shop.items[1].id, price)
+        assert shop.recommend.prepared_lists.hits == hits + 2
+        priced(50.0)
+        assert shop.items[1].id not in await shop.ids()
+        assert shop.recommend.prepared_lists.hits == hits + 2
+        priced(49.0)
+        assert (await shop.ids())[1] == shop.items[1].id
+    finally:
+        priced(shop.items[1].price)
 
 
 async def test_a_short_list_says_why(shop: RuledShop) -> None:

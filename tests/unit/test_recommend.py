@@ -176,10 +176,41 @@ async def test_a_list_is_prepared_until_something_that_it_looked_at_changes() ->
     answer = prepared()
     assert answer is not None
     assert response(answer)["results"][0]["data"]["changed"] is True
-    shop.publish()
+    shop.pod("another", "all")
     await shop.serving.refresh()
     snapshot = shop.serving.merchants()[SHOP]
-    assert prepared() is None, "what is published changed"
+    assert prepared() is not None, "another pod was published"
+    shop.pod("home", "all", num_results=4)
+    await shop.serving.refresh()
+    snapshot = shop.serving.merchants()[SHOP]
+    assert prepared() is None, "the pod changed"
+
+
+async def test_a_prepared_list_shows_new_prices_and_is_not_chosen_again() -> None:
+    shop = RecommendingShop(30)
+    model = shop.strategy("all", in_order(30))
+    shop.pod("home", "all", num_results=3)
+    for _ in range(2):
+        await ask(shop, "home", dependence="x")
+    asked = len(model.asked)
+    snapshot = shop.serving.merchants()[SHOP]
+
+    def shown() -> list[tuple[str, float]] | None:
+        answer = shop.service.prepared(snapshot, "home", "x")
+        if answer is None:
+            return None
+        items = [result["data"] for result in response(answer)["results"]]
+        return [(item["id"], item["price"]) for item in items]
+
+    assert shown() == [("i0", 10.0), ("i1", 20.0), ("i2", 30.0)]
+    dearer = [product(n, price=99.0 + n, data={"price": 99.0 + n}) for n in (1, 2, 7)]
+    shop.change(*dearer)
+    assert shown() == [("i0", 10.0), ("i1", 100.0), ("i2", 101.0)]
+    shop.change(product(2, price=5.0, data={"price": 5.0}), product(0))
+    assert shown() == [("i0", 10.0), ("i1", 100.0), ("i2", 5.0)]
+    assert len(model.asked) == asked
+    shop.change(product(1, attributes={"color": ("violet",)}))
+    assert shown() is None, "it is another item now"
 
 
 async def test_a_list_that_depends_on_the_shopper_is_never_prepared() -> None:
