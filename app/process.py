@@ -46,6 +46,7 @@ class ServingProcess:
             settings.queue_seconds,
             key_rate=settings.key_rate,
             clock=time.monotonic,
+            spent=time.process_time,
             count=place.metrics.http_requests.labels("GET", "(overload)", "503").inc,
         )
         self.limits = Limits(

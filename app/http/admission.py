@@ -63,6 +63,9 @@ class Admission:
         key_rate: storefront requests a second and key, in this process; 0: any number. A second's
             worth may come at once.
         clock: seconds that only grow.
+        spent: seconds of processor time that the process has used. By it a request's cost is
+            known: of the time that passes, more is spent than in the rounds that are measured, and
+            less where neighbours are busy.
         count: how many were refused without being parsed.
     """
 
@@ -72,6 +75,7 @@ class Admission:
         *,
         key_rate: float = 0.0,
         clock: Callable[[], float],
+        spent: Callable[[], float],
         count: Count | None = None,
     ) -> None:
         self.share = 0.0  # of the requests, that is refused; 0: nobody is, and nothing is counted
@@ -80,13 +84,17 @@ class Admission:
         self.key_rate = key_rate
         self._target = target
         self._clock = clock
+        self._spent = spent
+        self._spent_before = self._spent_at_start = (
+            spent()
+        )  # at the last measurement; of the window
         self._count = count
         self._measured = 0
         self._short = 0  # of them, delays that were below the target
         self._elapsed = 0.0
         self._most = 0.0  # requests that are let in until the next measurement
         self._let_in = 0  # since the last one
-        self._took, self._answered = 0.0, 0.0  # the last measurements' delays, and who was let in
+        self._took, self._answered = 0.0, 0.0  # spent at the last measurements, and who was let in
         self._asked = self._refused = 0  # in this window
         self._calm = 0
         self._unparsed = 0
@@ -130,8 +138,10 @@ class Admission:
         self._measured += 1
         self._short += seconds <= self._target
         self._elapsed += seconds + TICK
+        spent = self._spent()
         if self.share:
-            self._learn(seconds, self._let_in)
+            self._learn(spent - self._spent_before, self._let_in)
+        self._spent_before = spent
         if self._measured < WINDOW or self._elapsed < WINDOW_SECONDS:
             return
         if self.share:
@@ -139,9 +149,10 @@ class Admission:
         elif self._short < SHORT * self._measured and self.requests >= FEWEST * self._elapsed:
             self.share, self._calm = TINY, 0
             self._took = self._answered = 0.0
-            self._learn(self._elapsed, self.requests)
+            self._learn(spent - self._spent_at_start, self.requests)
             _log.warning("overloaded", delay=self._elapsed / self._measured)
         self._measured, self._elapsed, self._short = 0, 0.0, 0
+        self._spent_at_start = spent
         self._asked = self._refused = self.requests = 0
         if self._unparsed and self._count is not None:
             self._count(self._unparsed)
@@ -152,7 +163,7 @@ class Admission:
         self._let_in = 0
         self._took = KEPT * self._took + seconds
         self._answered = KEPT * self._answered + let_in
-        round_ = ROUND * self._target
+        round_ = max(ROUND * self._target, 1.5 * TICK)  # more than passes until the next look
         if self._took <= round_:  # there is time for all of them
             self._most = math.inf
         else:

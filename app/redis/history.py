@@ -11,6 +11,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import lru_cache
+from operator import attrgetter
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -26,6 +27,7 @@ from app.redis.connection import is_gone
 from app.redis.placements import placements_key
 from app.services.track import Identity
 
+_by_time: Final = attrgetter("time")
 _SLACK: Final = 1.2  # a list is trimmed once it is so much longer than it has to be
 
 _encode = msgspec.json.Encoder().encode
@@ -93,7 +95,7 @@ class HistoryStore:
                 pipeline.lrange(key, 0, limit - 1)
             lists = await pipeline.execute()
         entries = _decode(b"[" + b",".join([entry for found in lists for entry in found]) + b"]")
-        entries.sort(key=_newest_first)
+        entries.sort(key=_by_time, reverse=True)
         return entries[:limit]
 
     async def add(self, events: Sequence[Event]) -> None:
@@ -177,7 +179,7 @@ class HistoryStore:
             pipeline.lrange(history_key(merchant, shopper_id), 0, -1)
             (found,) = await pipeline.execute()
         entries = _decode(b"[" + b",".join(found) + b"]")
-        entries.sort(key=_newest_first)
+        entries.sort(key=_by_time, reverse=True)
         return entries
 
     async def forget(self, merchant: MerchantId, shopper_ids: Iterable[str]) -> int:
@@ -252,14 +254,6 @@ class HistoryStore:
 
 def _built_key(merchant: MerchantId) -> str:
     return f"vitrine:history-built:{{{quote(merchant, safe='')}}}"
-
-
-def _by_time(event: Event) -> float:
-    return event.time
-
-
-def _newest_first(entry: HistoryEntry) -> float:
-    return -entry.time
 
 
 def _unavailable() -> Unavailable:

@@ -29,7 +29,8 @@ class _Full(Admission):
 
 
 async def main() -> None:
-    server = Server(web.Application(), Limits(admission=_Full(clock=time.monotonic)))
+    admission = _Full(clock=time.monotonic, spent=time.process_time)
+    server = Server(web.Application(), Limits(admission=admission))
     await server.start()
     listening = listening_socket("127.0.0.1", 0)
     await server.listen(listening)

@@ -109,7 +109,9 @@ async def opened(
     folder.mkdir(exist_ok=True)
     of = shop()
     await of.serving.refresh()
-    admission = Admission(**{"clock": time.monotonic, "target": 0.0, **options})
+    admission = Admission(
+        **{"clock": time.monotonic, "spent": time.process_time, "target": 0.0, **options}
+    )
     limits = Limits(admission=admission)
     path = folder / "log"
     with path.open("wb") as log:

@@ -94,7 +94,7 @@ async def opened(tmp_path: Path) -> AsyncIterator[Open]:
         async def open_house(**options: Any) -> House:
             limits = {name: options.pop(name) for name in ("connections",) if name in options}
             options = {"clock": time.monotonic, "target": 0.0, **options}
-            admission = Admission(**options)
+            admission = Admission(**{"spent": time.process_time, **options})
             listening = listening_socket("127.0.0.1", 0)
             metrics = Metrics()
             house = House(admission, listening.getsockname()[1], metrics)
