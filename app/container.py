@@ -72,6 +72,7 @@ from app.postgres.training_data import TrainingDataReader
 from app.postgres.webhooks import WebhookStore
 from app.redis.coalescing import CoalescingRedis
 from app.redis.connection import RedisConnection
+from app.redis.feature_reader import CoalescedFeatureReader
 from app.redis.history import HistoryStore
 from app.redis.history_reader import CoalescedHistoryReader
 from app.redis.item_features import RedisItemFeatures
@@ -231,7 +232,6 @@ class Container(containers.DeclarativeContainer):
     expiring_rows = providers.Singleton(ExpiringRows, database)
     job_queue = providers.Singleton(JobQueue, settings.provided.database_url)
     item_features = providers.Singleton(RedisItemFeatures, background_redis)
-    request_item_features = providers.Singleton(RedisItemFeatures, request_redis)
     history = providers.Singleton(
         HistoryStore,
         background_redis.provided.client,
@@ -240,15 +240,25 @@ class Container(containers.DeclarativeContainer):
         observe=background_observer,
     )
     coalescing_redis = providers.Singleton(CoalescingRedis, settings.provided.redis_url)
+    redis_topology = providers.Callable(
+        lambda cluster: "cluster" if cluster else "single", settings.provided.redis_cluster
+    )
     # Many requests' reads in one write, on a single Redis; a cluster's nodes each want their own.
     request_history = providers.Selector(
-        providers.Callable(lambda cluster: str(cluster).lower(), settings.provided.redis_cluster),
-        false=providers.Singleton(
+        redis_topology,
+        single=providers.Singleton(
             CoalescedHistoryReader, coalescing_redis, observe=request_observer
         ),
-        true=providers.Singleton(
+        cluster=providers.Singleton(
             HistoryStore, request_redis.provided.client, observe=request_observer
         ),
+    )
+    request_item_features = providers.Selector(
+        redis_topology,
+        single=providers.Singleton(
+            CoalescedFeatureReader, coalescing_redis, observe=request_observer
+        ),
+        cluster=providers.Singleton(RedisItemFeatures, request_redis),
     )
     artefacts = providers.Singleton(
         ArtefactStore,

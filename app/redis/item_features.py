@@ -36,7 +36,7 @@ _SCAN_COUNT: Final = 500
 _LOCK_SECONDS: Final = 30
 
 _encode = msgspec.json.Encoder().encode
-_decode = msgspec.json.Decoder(ItemFeatures).decode
+decode: Final = msgspec.json.Decoder(ItemFeatures).decode
 _decode_ids = msgspec.json.Decoder(list[str]).decode
 
 _AT_IT: Final[Mapping[Work, str]] = {"project": "projecting", "verify": "verifying"}
@@ -90,13 +90,11 @@ class RedisItemFeatures:
         """JSON of the items' features in the order of `ids`, in one pipelined call."""
         if not ids:
             return []
-        places: dict[int, list[int]] = {}
-        for place, item_id in enumerate(ids):
-            places.setdefault(bucket_of(item_id), []).append(place)
+        places = by_bucket(ids)
         with self._connection.errors():
             pipeline = self._connection.pipeline()
             for bucket, here in places.items():
-                pipeline.hmget(_bucket_key(merchant, section, bucket), [ids[p] for p in here])
+                pipeline.hmget(bucket_key(merchant, section, bucket), [ids[p] for p in here])
             answers: list[list[bytes | None]] = await pipeline.execute()
         found: list[bytes | None] = [None] * len(ids)
         for here, values in zip(places.values(), answers, strict=True):
@@ -109,7 +107,7 @@ class RedisItemFeatures:
     ) -> list[ItemFeatures | None]:
         """The items' features in the order of `ids`."""
         found = await self.fetch(merchant, section, ids)
-        return [None if value is None else _decode(value) for value in found]
+        return [None if value is None else decode(value) for value in found]
 
     async def versions(
         self, merchant: MerchantId, section: Section, ids: Sequence[str]
@@ -124,7 +122,7 @@ class RedisItemFeatures:
         """All items, some hundred at a time; one may come twice. Not one moment's picture: see
         the versions."""
         async for fields in self._scan(merchant, section):
-            yield [_decode(value) for value in fields.values()]
+            yield [decode(value) for value in fields.values()]
 
     async def ids(self, merchant: MerchantId, section: Section) -> AsyncIterator[list[ItemId]]:
         """The ids of all items, some hundred at a time."""
@@ -136,7 +134,7 @@ class RedisItemFeatures:
         with self._connection.errors():
             pipeline = self._connection.pipeline()
             for bucket in range(BUCKETS):
-                pipeline.hlen(_bucket_key(merchant, section, bucket))
+                pipeline.hlen(bucket_key(merchant, section, bucket))
             return sum(await pipeline.execute())
 
     async def write(
@@ -158,9 +156,9 @@ class RedisItemFeatures:
         with self._connection.errors():
             pipeline = self._connection.pipeline()
             for bucket, mapping in put.items():
-                pipeline.hset(_bucket_key(merchant, section, bucket), mapping=mapping)
+                pipeline.hset(bucket_key(merchant, section, bucket), mapping=mapping)
             for bucket, ids in gone.items():
-                pipeline.hdel(_bucket_key(merchant, section, bucket), *ids)
+                pipeline.hdel(bucket_key(merchant, section, bucket), *ids)
             await pipeline.execute()
 
     async def publish(
@@ -268,7 +266,7 @@ class RedisItemFeatures:
         self, merchant: MerchantId, section: Section
     ) -> AsyncIterator[Mapping[bytes, bytes]]:
         for bucket in range(BUCKETS):
-            key, cursor = _bucket_key(merchant, section, bucket), 0
+            key, cursor = bucket_key(merchant, section, bucket), 0
             while True:
                 with self._connection.errors():
                     cursor, fields = await self._connection.client.hscan(
@@ -287,6 +285,14 @@ def bucket_of(item_id: str) -> int:
     return zlib.crc32(item_id.encode()) % BUCKETS
 
 
+def by_bucket(ids: Sequence[str]) -> dict[int, list[int]]:
+    """Places in `ids`, by bucket."""
+    places: dict[int, list[int]] = {}
+    for place, item_id in enumerate(ids):
+        places.setdefault(bucket_of(item_id), []).append(place)
+    return places
+
+
 def _projected(fields: Mapping[bytes, bytes]) -> Projected | None:
     if b"version" not in fields:
         return None
@@ -299,7 +305,7 @@ def _projected(fields: Mapping[bytes, bytes]) -> Projected | None:
     )
 
 
-def _bucket_key(merchant: MerchantId, section: Section, bucket: int) -> str:
+def bucket_key(merchant: MerchantId, section: Section, bucket: int) -> str:
     return f"vitrine:items:{part(merchant)}:{part(section)}:{bucket}"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import socket
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -12,15 +13,17 @@ import pytest
 import redis
 import uvloop
 
-from app.domain.catalogue import ItemId
+from app.domain.catalogue import DEFAULT_SECTION, ItemFeatures, ItemId
 from app.domain.errors import Unavailable
 from app.domain.event import Event, Line, Shopper
 from app.domain.merchant import MerchantId
 from app.embedded import EmbeddedRedis
 from app.redis.coalescing import CoalescingRedis
 from app.redis.connection import RedisConnection
+from app.redis.feature_reader import CoalescedFeatureReader
 from app.redis.history import HistoryStore
 from app.redis.history_reader import CoalescedHistoryReader
+from app.redis.item_features import RedisItemFeatures
 from vitrine_sdk import EventType
 
 SHOP = MerchantId("shop")
@@ -182,3 +185,32 @@ async def test_histories_are_read_as_the_store_reads_them(
             assert list(await reader.read(SHOP, shopper, limit)) == expected
     assert [entry.item_id for entry in await reader.read(SHOP, shoppers[1], 10)] == list("dcba")
     await connection.close()
+
+
+async def test_features_are_read_as_the_store_reads_them(
+    coalescing: CoalescingRedis, redis_url: str
+) -> None:
+    connection = RedisConnection(redis_url)
+    store = RedisItemFeatures(connection)
+    items = [ItemFeatures(id=ItemId(f"i{n}"), version=n + 1, name=f"Item {n}") for n in range(300)]
+    await store.write(SHOP, DEFAULT_SECTION, items)
+    seen: list[bool] = []
+    reader = CoalescedFeatureReader(coalescing, lambda _seconds, answered: seen.append(answered))
+    wanted = [f"i{n}" for n in (7, 299, 7, 12)] + ["unknown"]
+    found = await reader.features(SHOP, DEFAULT_SECTION, wanted)
+    assert found == await store.features(SHOP, DEFAULT_SECTION, wanted)
+    assert found == [items[7], items[299], items[7], items[12], None]
+    assert await reader.features(SHOP, DEFAULT_SECTION, []) == []
+    assert seen == [True]
+    await connection.close()
+
+
+async def test_who_waits_for_features_can_give_up() -> None:
+    """A cancellation is one: the request's time ends when it ends."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # connections wait, nobody answers
+        redis_ = CoalescingRedis(f"redis://127.0.0.1:{silent.getsockname()[1]}")
+        reader = CoalescedFeatureReader(redis_)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.05):
+                await reader.features(SHOP, DEFAULT_SECTION, ["i1"])
+        await redis_.close()
