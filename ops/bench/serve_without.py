@@ -9,8 +9,6 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from prometheus_client import Counter, Gauge, Histogram
-
 import app.http.application as application
 import app.http.direct as direct
 import app.http.middleware as middleware
@@ -42,11 +40,8 @@ def without(parts: set[str]) -> None:
     if "metrics" in parts:
         before = Metrics.__init__
 
-        def silent(self: Metrics) -> None:
-            before(self)
-            for name, value in list(vars(self).items()):
-                if isinstance(value, (Counter, Gauge, Histogram)):
-                    setattr(self, name, _Silent())
+        def silent(self: Metrics, *, counted: bool = False) -> None:  # noqa: ARG001
+            before(self, counted=False)
 
         Metrics.__init__ = silent  # type: ignore[method-assign]
         Metrics.route = lambda *_: nothing  # type: ignore[method-assign]
