@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Final, Protocol
 
 import msgspec
@@ -25,6 +25,8 @@ DRAFT: Final = 0
 
 MOST: Final = 20
 """Items told of on either side."""
+
+_encode: Final = msgspec.json.Encoder(order="deterministic").encode
 
 
 class SampleReader(Protocol):
@@ -116,7 +118,8 @@ class Previews:
         pod_ids: Sequence[str],
         limit: int,
     ) -> SamplePreview:
-        lists, skipped = await self._replayed(snapshot, rule_set_id, rules, pod_ids, limit)
+        rulings = await self._with(snapshot, rule_set_id, rules)
+        lists, skipped = await self._replayed(snapshot, rulings, pod_ids, limit)
         revenue = await self._samples.revenue(snapshot.merchant, DAYS)
         before = Counter(item for old, _ in lists for item in old)
         after = Counter(item for _, new in lists for item in new)
@@ -151,13 +154,18 @@ class Previews:
     async def judge(
         self, snapshot: ServingSnapshot, rule_set_id: str, rules: RuleSet, rule: RuleGateRule
     ) -> RuleVerdict:
-        """Whether recent requests' lists would be about as good with `rules`.
+        """Whether recent requests' lists would be about as good with `rules`: those of pods that
+        the rule set touches, now or then.
 
         Raises:
             Unavailable: the store is away.
         """
         async with self._looking:
-            lists, _ = await self._replayed(snapshot, rule_set_id, rules, (), rule.most)
+            rulings = await self._with(snapshot, rule_set_id, rules)
+            touched = _touched(rule_set_id, (rulings, _in_force(snapshot)))
+            lists: list[tuple[Sequence[str], Sequence[str]]] = []
+            if touched:
+                lists, _ = await self._replayed(snapshot, rulings, touched, rule.most)
         shown = {item for pair in lists for items in pair for item in items}
         revenue = await self._samples.revenue(snapshot.merchant, DAYS, shown)
         return await asyncio.to_thread(judge, rule, lists, revenue)
@@ -165,18 +173,21 @@ class Previews:
     async def _replayed(
         self,
         snapshot: ServingSnapshot,
-        rule_set_id: str,
-        rules: RuleSet,
+        rulings: MerchantRulings,
         pod_ids: Sequence[str],
         limit: int,
     ) -> tuple[list[tuple[Sequence[str], Sequence[str]]], int]:
-        """The lists of recent requests under the rules in force and with `rules`; and how many
-        could not be asked again."""
+        """The lists of recent requests under the rules in force and under `rulings`; and how many
+        could not be asked again. The same request is asked once."""
         samples = await self._samples.recent(snapshot.merchant, pod_ids, limit)
-        rulings = await self._with(snapshot, rule_set_id, rules)
         in_force = _in_force(snapshot)
         lists: list[tuple[Sequence[str], Sequence[str]]] = []
+        known: dict[bytes, tuple[Sequence[str], Sequence[str]]] = {}
         for sample in samples:
+            key = _encode(sample)
+            if key in known:
+                lists.append(known[key])
+                continue
             try:
                 request = msgspec.convert(sample, RecommendationRequest)
                 old, at = await self._explain.items(snapshot, request, rulings=in_force)
@@ -185,6 +196,7 @@ class Previews:
             except (msgspec.ValidationError, VitrineError):
                 continue
             lists.append((old, new))
+            known[key] = (old, new)
             await asyncio.sleep(0)
         return lists, len(samples) - len(lists)
 
@@ -216,6 +228,21 @@ def require_time(at: float | None) -> None:
     """
     if at is not None and not 0 <= at < 253_402_300_800:
         raise InvalidInput.field("/at", "must be Unix seconds between the years 1970 and 9999")
+
+
+def _touched(rule_set_id: str, rulings: Iterable[MerchantRulings | None]) -> list[str]:
+    """Pods for which a rule of the set may be active."""
+    return list(
+        dict.fromkeys(
+            pod_id
+            for each in rulings
+            if each is not None
+            for compiled in each.all_compiled()
+            for pod_id in compiled.pod_ids
+            if (pod := compiled.pod(pod_id)) is not None
+            and any(ranked.rule_set_id == rule_set_id for ranked in pod.rules)
+        )
+    )
 
 
 def _in_force(snapshot: ServingSnapshot) -> MerchantRulings | None:
