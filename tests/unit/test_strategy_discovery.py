@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib.metadata import distributions
 from pathlib import Path
 
@@ -48,8 +48,9 @@ Install = Callable[..., None]
 
 
 @pytest.fixture
-def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install]:
     """Put a distribution with one strategy on the path."""
+    modules = []
 
     def put(
         source: str, *, name: str = "good", distribution: str = "acme-good", attribute: str = "Good"
@@ -67,9 +68,12 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
             f"[vitrine.strategies]\n{name} = {module}:{attribute}\n"
         )
         monkeypatch.syspath_prepend(directory)
-        monkeypatch.delitem(sys.modules, module, raising=False)
+        modules.append(module)
 
-    return put
+    yield put
+    # Another file's test, of a module of the same name, may follow in this process.
+    for module in modules:
+        sys.modules.pop(module, None)
 
 
 def found(tmp_path: Path) -> Strategies:
