@@ -10,7 +10,8 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from contextlib import ExitStack, suppress
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import ExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,42 @@ def start(
 
 async def serve(stack: ExitStack, log: Path, *arguments: str, **environment: str) -> str:
     """`vitrine serve` on a free port; its address once it serves."""
-    process = start(stack, log, str(VITRINE), "serve", "--port", "0", *arguments, **environment)
+    return await _ready(
+        start(stack, log, str(VITRINE), "serve", "--port", "0", *arguments, **environment), log
+    )
+
+
+def settings(database_url: str, redis_url: str, home: Path, **others: str) -> dict[str, str]:
+    """This process' environment, with these settings of Vitrine and no others."""
+    return {
+        **{name: value for name, value in os.environ.items() if not name.startswith("VITRINE_")},
+        "VITRINE_DATABASE_URL": database_url,
+        "VITRINE_REDIS_URL": redis_url,
+        "VITRINE_HOME": str(home),
+        **others,
+    }
+
+
+@asynccontextmanager
+async def serving(
+    environment: Mapping[str, str], log: Path, *, workers: int
+) -> AsyncGenerator[str]:
+    """`vitrine serve`; its address, once all serve. It must end well."""
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [VITRINE, "serve", "--port", "0", "--workers", str(workers)],
+            env=environment,
+            stdout=output,
+            stderr=output,
+        )
+    try:
+        yield await _ready(process, log)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(PATIENCE) == 0, log.read_text()
+
+
+async def _ready(process: subprocess.Popen[bytes], log: Path) -> str:
     until = time.monotonic() + PATIENCE
     while True:
         for line in log.read_text().splitlines():
@@ -51,7 +87,7 @@ async def serve(stack: ExitStack, log: Path, *arguments: str, **environment: str
                 return str(json.loads(line)["url"])
         assert process.poll() is None, log.read_text()
         assert time.monotonic() < until, log.read_text()
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(0.05)
 
 
 class Shopper:

@@ -7,14 +7,8 @@ the shopper does. Nothing is replaced by a stand-in.
 from __future__ import annotations
 
 import asyncio
-import json
-import os
-import signal
-import subprocess
-import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,9 +20,8 @@ from aiohttp import ClientSession, encode_basic_auth
 
 from app.postgres.database import Database, raw
 from tests.clients.conftest import Client, NodeClients
+from tests.served_shop import PATIENCE, VITRINE, serving, settings
 
-VITRINE = Path(sys.executable).with_name("vitrine")
-PATIENCE = 30.0  # seconds: of a busy machine
 KINDS = {"tea": range(8), "cups": range(8, 16), "lamps": range(16, 24)}
 
 
@@ -65,46 +58,17 @@ class Site:
         return output
 
 
-@contextmanager
-def serving(environment: dict[str, str], log: Path) -> Iterator[str]:
-    """`vitrine serve --workers 2`; its address, once both serve."""
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [VITRINE, "serve", "--port", "0", "--workers", "2"],
-            env=environment,
-            stdout=output,
-            stderr=output,
-        )
-    try:
-        until = time.monotonic() + PATIENCE
-        while True:
-            lines = [json.loads(one) for one in log.read_text().splitlines() if one[:1] == "{"]
-            url = next((line["url"] for line in lines if line.get("event") == "ready"), None)
-            if url is not None:
-                break
-            assert process.poll() is None, log.read_text()
-            assert time.monotonic() < until, log.read_text()
-            time.sleep(0.05)
-        yield url
-    finally:
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(PATIENCE) == 0, log.read_text()
-
-
 @pytest.fixture
 async def site(
     database_url: str, redis_url: str, merchant: Any, tmp_path: Path
 ) -> AsyncIterator[Site]:
-    environment = {
-        **{k: v for k, v in os.environ.items() if not k.startswith("VITRINE_")},
-        "VITRINE_DATABASE_URL": database_url,
-        "VITRINE_REDIS_URL": redis_url,
-        "VITRINE_HOME": str(tmp_path / "home"),
-        "VITRINE_REQUEST_BUDGET": "10",  # the machine that tests may be busy
-    }
-    with serving(environment, tmp_path / "serve.log") as url:
-        async with ClientSession() as http:
-            yield Site(url, merchant.id, merchant.key, merchant.token, environment, http)
+    # The machine that tests may be busy.
+    environment = settings(database_url, redis_url, tmp_path / "home", VITRINE_REQUEST_BUDGET="10")
+    async with (
+        serving(environment, tmp_path / "serve.log", workers=2) as url,
+        ClientSession() as http,
+    ):
+        yield Site(url, merchant.id, merchant.key, merchant.token, environment, http)
 
 
 @pytest.fixture

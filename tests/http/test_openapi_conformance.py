@@ -7,8 +7,6 @@ import asyncio
 import json
 import os
 import re
-import signal
-import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator
@@ -18,9 +16,10 @@ from typing import Any
 import pytest
 from aiohttp import ClientSession
 
+from tests.served_shop import PATIENCE, serving, settings
+
 HOOKS = Path(__file__).with_name("conformance_hooks.py")
 PROGRAMS = Path(sys.executable).parent
-PATIENCE = 60.0
 TOKENS = 40
 CHECKS = (
     "not_a_server_error",
@@ -116,38 +115,20 @@ async def shop(
     database_url: str, redis_url: str, merchant: Any, tmp_path: Path
 ) -> AsyncIterator[Shop]:
     log = tmp_path / "serve.log"
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [PROGRAMS / "vitrine", "serve", "--port", "0", "--workers", "1"],
-            env={
-                **{k: v for k, v in os.environ.items() if not k.startswith("VITRINE_")},
-                "VITRINE_DATABASE_URL": database_url,
-                "VITRINE_REDIS_URL": redis_url,
-                "VITRINE_HOME": str(tmp_path / "home"),
-                "VITRINE_REQUEST_BUDGET": "5",
-                "VITRINE_QUEUE_SECONDS": "0",  # a busy machine is no answer off its schema
-            },
-            stdout=output,
-            stderr=output,
-        )
-    try:
-        url = None
-        until = time.monotonic() + PATIENCE
-        while url is None:
-            assert process.poll() is None, log.read_text()
-            assert time.monotonic() < until, log.read_text()
-            lines = [json.loads(one) for one in log.read_text().splitlines() if one[:1] == "{"]
-            url = next((line["url"] for line in lines if line.get("event") == "ready"), None)
-            await asyncio.sleep(0.05)
-        async with ClientSession() as http:
-            shop = Shop(url, merchant, http)
-            await shop.fill()
-            yield shop
+    # Without the bound on queues: a busy machine is no answer off its schema.
+    environment = settings(
+        database_url,
+        redis_url,
+        tmp_path / "home",
+        VITRINE_REQUEST_BUDGET="5",
+        VITRINE_QUEUE_SECONDS="0",
+    )
+    async with serving(environment, log, workers=1) as url, ClientSession() as http:
+        shop = Shop(url, merchant, http)
+        await shop.fill()
+        yield shop
         failed = [line for line in log.read_text().splitlines() if "request_failed" in line]
         assert failed == []
-    finally:
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(PATIENCE) == 0, log.read_text()
 
 
 async def attack(shop: Shop, folder: Path, *arguments: str) -> str:

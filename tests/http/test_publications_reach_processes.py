@@ -6,10 +6,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
-import os
-import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -19,8 +15,8 @@ from typing import Any
 import pytest
 from aiohttp import ClientSession, TCPConnector
 
-VITRINE = Path(sys.executable).with_name("vitrine")
-PATIENCE = 60.0
+from tests.served_shop import PATIENCE, serving, settings
+
 SLOTS = 6
 GENERATIONS = 20
 TOKENS = 12  # the bound on calls is a token's
@@ -78,36 +74,20 @@ def rules(generation: int) -> dict[str, Any]:
 async def site(
     database_url: str, redis_url: str, merchant: Any, tmp_path: Path
 ) -> AsyncIterator[Site]:
-    log = tmp_path / "serve.log"
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [VITRINE, "serve", "--port", "0", "--workers", "2"],
-            env={
-                **{k: v for k, v in os.environ.items() if not k.startswith("VITRINE_")},
-                "VITRINE_DATABASE_URL": database_url,
-                "VITRINE_REDIS_URL": redis_url,
-                "VITRINE_HOME": str(tmp_path / "home"),
-                "VITRINE_REQUEST_BUDGET": "10",
-                "VITRINE_QUEUE_SECONDS": "0",  # a busy machine is no fault of a publication
-                "VITRINE_POLL_SECONDS": "0.02",
-            },
-            stdout=output,
-            stderr=output,
-        )
-    try:
-        url = None
-        until = time.monotonic() + PATIENCE
-        while url is None:
-            assert process.poll() is None, log.read_text()
-            assert time.monotonic() < until, log.read_text()
-            lines = [json.loads(one) for one in log.read_text().splitlines() if one[:1] == "{"]
-            url = next((line["url"] for line in lines if line.get("event") == "ready"), None)
-            await asyncio.sleep(0.05)
-        async with ClientSession(connector=TCPConnector(force_close=True)) as http:
-            yield Site(url, merchant, http)
-    finally:
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(PATIENCE) == 0, log.read_text()
+    # Without the bound on queues: a busy machine is no fault of a publication.
+    environment = settings(
+        database_url,
+        redis_url,
+        tmp_path / "home",
+        VITRINE_REQUEST_BUDGET="10",
+        VITRINE_QUEUE_SECONDS="0",
+        VITRINE_POLL_SECONDS="0.02",
+    )
+    async with (
+        serving(environment, tmp_path / "serve.log", workers=2) as url,
+        ClientSession(connector=TCPConnector(force_close=True)) as http,
+    ):
+        yield Site(url, merchant, http)
 
 
 async def open_shop(site: Site) -> None:
