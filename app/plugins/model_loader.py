@@ -13,7 +13,8 @@ from app.plugins.artefact_files import ITEMS_OFFSETS, ITEMS_UTF8, array_names, o
 from app.plugins.artefacts import ArtefactStore
 from app.plugins.discovery import Strategies
 from app.plugins.packed_strings import unpack_strings
-from app.plugins.process_runner import NotLoaded, StrategyProcesses
+from app.plugins.process_link import NotLoaded
+from app.plugins.process_runner import StrategyProcesses
 from app.services.serving import LoadedModel
 
 

@@ -25,7 +25,8 @@ from app.domain.breaker import Breaker, BreakerState
 from app.domain.merchant import MerchantId
 from app.domain.pod import RunMode
 from app.plugins.misshapen import misshapen
-from app.plugins.process_runner import ChildModel, Refusal
+from app.plugins.process_link import Refusal
+from app.plugins.process_runner import ChildModel
 from app.services.running import Failure, Outcome
 from app.services.snapshot import ServedModel
 from app.telemetry.metrics import STRATEGY_BUCKETS, Metrics

@@ -21,8 +21,9 @@ from app.domain.configuration import PublishedModel
 from app.domain.event import Shopper
 from app.domain.pod import RunMode, StrategyConfiguration
 from app.domain.recommendation import RecommendationRequest
-from app.plugins import process_runner
-from app.plugins.process_runner import ChildModel, NotLoaded, StrategyProcesses
+from app.plugins import strategy_process
+from app.plugins.process_link import NotLoaded
+from app.plugins.process_runner import ChildModel, StrategyProcesses
 from app.services.answer import Answer
 from app.services.running import Failure
 from app.services.serving import LoadedModel
@@ -70,7 +71,7 @@ async def start(artefact: Path) -> AsyncIterator[Start]:
 
 @pytest.fixture(autouse=True)
 def _quick_to_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(process_runner, "FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(strategy_process, "FIRST_PAUSE", 0.01)
 
 
 async def shop_with(model: ChildModel, loaded: Any, **options: Any) -> RecommendingShop:

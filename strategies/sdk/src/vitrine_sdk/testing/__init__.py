@@ -3,7 +3,9 @@
 import pytest
 
 # So that a failing assert of the kit shows its values in your test run.
-pytest.register_assert_rewrite("vitrine_sdk.testing.kit", "vitrine_sdk.testing.additive")
+pytest.register_assert_rewrite(
+    *(f"vitrine_sdk.testing.{module}" for module in ("kit", "answers", "additive"))
+)
 
 from vitrine_sdk.testing.kit import StrategyContract  # noqa: E402
 from vitrine_sdk.testing.shops import (  # noqa: E402

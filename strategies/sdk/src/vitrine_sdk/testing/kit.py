@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import builtins
 import copy
-import hashlib
-import importlib
 import json
 import os
 import random
@@ -37,16 +35,16 @@ from vitrine_sdk.contract import (
     Candidates,
     Config,
     Context,
-    EventType,
     Model,
     Needs,
     Strategy,
     TrainingData,
 )
+from vitrine_sdk.testing.answers import check, comparable, digest, same
+from vitrine_sdk.testing.requests import SEED, contexts
 from vitrine_sdk.testing.shops import context, history, shop, small_shop
 
 LIMITS = (1, 2, 3, 7, 20, 200)
-SEED = 7
 
 
 class StrategyContract:
@@ -149,7 +147,7 @@ class StrategyContract:
         expected = digest(strategy.fit(small_shop(), config, SEED))
         wire = msgspec.json.encode(config).decode()
         code = (
-            "import sys; from vitrine_sdk.testing.kit import fit_elsewhere;"
+            "import sys; from vitrine_sdk.testing.fit_elsewhere import fit_elsewhere;"
             "print(fit_elsewhere(*sys.argv[1:]))"
         )
         ran = subprocess.run(  # noqa: S603 - this interpreter, our own code
@@ -381,88 +379,6 @@ class StrategyContract:
         assert not wrong, f"{len(wrong)} answers changed when threads shared the model"
 
 
-def contexts(needs: Needs, data: TrainingData) -> list[Context]:
-    """Requests of several shapes that give what `needs` asks for."""
-    n = len(data.items)
-    rng = np.random.default_rng(SEED)
-    events = data.events
-    known = events.item[events.item >= 0]
-    popular = [int(i) for i in np.argsort(-np.bincount(known, minlength=n), kind="stable")[:12]]
-    kinds = [EventType.PURCHASE, EventType.VIEW, EventType.CART, EventType.CLICK]
-    found: list[Context] = []
-    terms: list[str | None] = [*list(events.terms)[:2], "never asked"] if needs.term else [None]
-    for size in (1, 2, 5, 12):
-        chosen = popular[:size] if size % 2 else popular[-size:]
-        chosen = [i for i in chosen if i < n]
-        seeds = chosen if needs.seeds else []
-        past = history([])
-        if needs.history:
-            walk = [*chosen, *chosen[:1]][: needs.history]
-            past = history(
-                walk,
-                [kinds[(i + size) % 4] for i in range(len(walk))],
-                [1e3 * i**4 for i in range(len(walk))],
-            )
-        for term in terms:
-            found.append(context(seeds, past, term))
-            if needs.eligible:
-                found.append(context(seeds, past, term, eligible=rng.random(n) < 0.4))
-                found.append(context(seeds, past, term, eligible=np.zeros(n, np.bool_)))
-    return found
-
-
-def check(answer: Candidates, limit: int, n: int, reasons: Sequence[str]) -> None:
-    """An answer of any shape is well-formed."""
-    assert isinstance(answer, Candidates)
-    assert len(answer.items) == len(answer.scores) == len(answer.reasons) <= limit
-    assert len(np.unique(answer.items)) == len(answer.items)
-    assert np.isfinite(answer.scores).all()
-    assert (answer.scores[1:] <= answer.scores[:-1]).all()
-    assert ((answer.items >= 0) & (answer.items < n)).all()
-    assert (answer.reasons < len(reasons)).all()
-
-
-def same(one: Candidates, two: Candidates) -> bool:
-    """Bit for bit."""
-    return (
-        np.array_equal(one.items, two.items)
-        and np.array_equal(one.scores, two.scores)
-        and np.array_equal(one.reasons, two.reasons)
-    )
-
-
-def digest(arrays: Arrays) -> str:
-    """Of names, types, shapes and bytes."""
-    found = hashlib.sha256()
-    for name in sorted(arrays):
-        array = np.ascontiguousarray(arrays[name])
-        found.update(f"{name} {array.dtype.str} {array.shape}".encode())
-        found.update(array.tobytes())
-    return found.hexdigest()
-
-
-def fit_elsewhere(module: str, name: str, config: str) -> str:
-    """Runs in a process of its own: the digest of an artefact fitted on `small_shop`."""
-    kind: Any = importlib.import_module(module)
-    for part in name.split("."):
-        kind = getattr(kind, part)
-    strategy = kind()
-    decoded = msgspec.json.decode(config, type=strategy.config)
-    return digest(strategy.fit(small_shop(), decoded, SEED))
-
-
-def comparable(value: object) -> object:
-    """Something that compares by content, whatever arrays are inside."""
-    if isinstance(value, np.ndarray):
-        return (value.dtype.str, value.shape, value.tobytes())
-    fields = getattr(type(value), "__dataclass_fields__", None)
-    if fields is not None:
-        return [(name, comparable(getattr(value, name))) for name in fields]
-    if isinstance(value, dict):
-        return [(key, comparable(inner)) for key, inner in value.items()]
-    return value
-
-
 def _freeze(made: Context) -> None:
     for array in (
         made.seeds,
@@ -488,6 +404,3 @@ class _switching_often:  # noqa: N801 - reads as a phrase after `with`
 
     def __exit__(self, *_: object) -> None:
         sys.setswitchinterval(self.interval)
-
-
-__all__ = ["StrategyContract", "check", "contexts", "digest", "same"]
