@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from app.cli.evaluate import column_pairs, contender_of
 from app.domain.errors import VitrineError
 from app.domain.metrics import Estimate
 from app.plugins.discovery import discover
+from app.services.evaluate import Contender
 from app.services.evaluate_formats import FORMATS, read
 from app.services.evaluate_splits import PROTOCOLS, Split, split
 from app.services.measure_objective import objectives
@@ -26,8 +28,44 @@ def measure() -> None:
     """Figures beside `vitrine evaluate`'s, by the same data sets and protocols."""
 
 
-def _data(command: Callable[..., None]) -> Callable[..., None]:
-    """The options that say what is measured on."""
+@dataclass(frozen=True)
+class Measurement:
+    """What is measured on what, as the options that both commands share say it."""
+
+    split: Split
+    strategy: str
+    contender: Contender
+    seed: int
+    json_path: Path | None
+
+
+def _measurement(command: Callable[..., None]) -> Callable[..., None]:
+    """Give the command its `Measurement`; what is wrong with the data is told, not raised."""
+
+    @functools.wraps(command)
+    def run(
+        *,
+        paths: Sequence[Path],
+        format_: str,
+        protocol: str,
+        strategy: str,
+        days: int,
+        columns: Sequence[str],
+        queries: int,
+        seed: int,
+        json_path: Path | None,
+        **own: Any,
+    ) -> None:
+        try:
+            made = split(read(format_, paths, column_pairs(columns)), protocol, "test", days)
+            if len(made.queries) > queries:
+                rows = np.random.default_rng(seed).permutation(len(made.queries))[:queries]
+                made = replace(made, queries=made.queries.some(np.sort(rows)))
+            contender = contender_of(strategy, discover())
+            command(Measurement(made, strategy, contender, seed, json_path), **own)
+        except VitrineError as error:
+            raise click.ClickException(error.message) from None
+
     for option in reversed(
         (
             click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path)),
@@ -41,8 +79,8 @@ def _data(command: Callable[..., None]) -> Callable[..., None]:
             click.option("--json", "json_path", type=click.Path(path_type=Path)),
         )
     ):
-        command = option(command)
-    return command
+        run = option(run)
+    return run
 
 
 @measure.command(
@@ -50,40 +88,26 @@ def _data(command: Callable[..., None]) -> Callable[..., None]:
     epilog="Example: vitrine measure recency train.txt test.txt --format sessions "
     "--protocol next-click --strategy session",
 )
-@_data
+@_measurement
 @click.option("--metric", default="hr@20", show_default=True)
 @click.option("--without", "events", multiple=True, type=click.IntRange(1), default=[1, 2, 5])
 @click.option("--seconds", multiple=True, type=click.FloatRange(0), help="Repeatable.")
 def recency_command(
-    paths: Sequence[Path],
-    format_: str,
-    protocol: str,
-    strategy: str,
-    days: int,
-    columns: Sequence[str],
-    queries: int,
-    seed: int,
-    json_path: Path | None,
-    metric: str,
-    events: Sequence[int],
-    seconds: Sequence[float],
+    on: Measurement, metric: str, events: Sequence[int], seconds: Sequence[float]
 ) -> None:
     """How much worse the lists are when the shopper's newest events are not known yet."""
-    try:
-        made = _split(paths, format_, protocol, columns, days, queries, seed)
-        contender = contender_of(strategy, discover())
-        whole, losses = recency(contender, made, metric, events=events, seconds=seconds, seed=seed)
-    except VitrineError as error:
-        raise click.ClickException(error.message) from None
-    click.echo(f"{strategy}: {metric} {_interval(whole.estimates[metric])}, everything known")
+    whole, losses = recency(
+        on.contender, on.split, metric, events=events, seconds=seconds, seed=on.seed
+    )
+    click.echo(f"{on.strategy}: {metric} {_interval(whole.estimates[metric])}, everything known")
     for loss in losses:
         click.echo(
             f"{loss.what}: {_interval(loss.measured.estimates[metric])}, "
             f"{_interval(loss.difference.difference)} lost ({loss.relative:.0%}); "
-            f"{loss.queries} of {len(made.queries)} queries lose {loss.dropped:.1f} events each, "
-            f"p = {loss.difference.p_value:.3f}"
+            f"{loss.queries} of {len(on.split.queries)} queries lose {loss.dropped:.1f} events "
+            f"each, p = {loss.difference.p_value:.3f}"
         )
-    if json_path is not None:
+    if on.json_path is not None:
         rows = [
             {
                 "what": loss.what,
@@ -94,7 +118,9 @@ def recency_command(
             }
             for loss in losses
         ]
-        _write(json_path, {"metric": metric, "all": asdict(whole.estimates[metric]), "rows": rows})
+        _write(
+            on.json_path, {"metric": metric, "all": asdict(whole.estimates[metric]), "rows": rows}
+        )
 
 
 @measure.command(
@@ -102,35 +128,19 @@ def recency_command(
     epilog="Example: vitrine measure objective retail.parquet --format purchases "
     "--protocol next-basket --strategy 'personalized>popular'",
 )
-@_data
+@_measurement
 @click.option("--k", "cut", default=10, show_default=True, type=click.IntRange(1, 50))
 @click.option("--shift", "shifts", multiple=True, type=click.FloatRange(0),
               default=[0.0, 0.25, float("inf")], help="Bound of the guard.")  # fmt: skip
 @click.option("--calibration-days", default=30, show_default=True, type=click.IntRange(1))
 def objective_command(
-    paths: Sequence[Path],
-    format_: str,
-    protocol: str,
-    strategy: str,
-    days: int,
-    columns: Sequence[str],
-    queries: int,
-    seed: int,
-    json_path: Path | None,
-    cut: int,
-    shifts: Sequence[float],
-    calibration_days: int,
+    on: Measurement, cut: int, shifts: Sequence[float], calibration_days: int
 ) -> None:
     """Order one chain's candidates by clicks, purchases and revenue, blended and guarded."""
-    try:
-        made = _split(paths, format_, protocol, columns, days, queries, seed)
-        contender = contender_of(strategy, discover())
-        calibrations, outcomes = objectives(
-            contender, made, cut, shifts, days=calibration_days, seed=seed
-        )
-    except VitrineError as error:
-        raise click.ClickException(error.message) from None
-    for (_, _), found in zip(contender.chain, calibrations, strict=True):
+    calibrations, outcomes = objectives(
+        on.contender, on.split, cut, shifts, days=calibration_days, seed=on.seed
+    )
+    for (_, _), found in zip(on.contender.chain, calibrations, strict=True):
         assert found.purchases is not None  # noqa: S101  # else it is refused
         click.echo(
             f"calibrated by {found.purchases.of} on {found.shoppers} shoppers ({found.source}): "
@@ -144,24 +154,8 @@ def objective_command(
             f"mean price {one.mean_price:.2f} ({one.price_shift:+.0%}), "
             f"dearest tenth {one.dearest:.0%} of places"
         )
-    if json_path is not None:
-        _write(json_path, {"k": cut, "rows": [asdict(one) for one in outcomes]})
-
-
-def _split(
-    paths: Sequence[Path],
-    format_: str,
-    protocol: str,
-    columns: Sequence[str],
-    days: int,
-    queries: int,
-    seed: int,
-) -> Split:
-    made = split(read(format_, paths, column_pairs(columns)), protocol, "test", days)
-    if len(made.queries) > queries:
-        rows = np.random.default_rng(seed).permutation(len(made.queries))[:queries]
-        made = replace(made, queries=made.queries.some(np.sort(rows)))
-    return made
+    if on.json_path is not None:
+        _write(on.json_path, {"k": cut, "rows": [asdict(one) for one in outcomes]})
 
 
 def _interval(found: Estimate) -> str:
