@@ -12,7 +12,7 @@ from app.domain.merchant import MerchantId
 from app.postgres.database import Database, raw
 
 PAGE: Final = 50_000  # rows, about
-FETCH: Final = 5_000
+FETCH: Final = 500  # rows that are taken in before requests run again: 1 to 2 ms
 
 _DAY: Final = dt.timedelta(days=1)
 # A query for a day is planned for its partition alone; one for the newest event, for all of them.

@@ -2,14 +2,16 @@
 
 python ops/bench/serve_watched.py STALLS.jsonl --port 8000
 
-A line a stall of 5 ms or more: its length in ms, and the stack in its midst. A heartbeat each ms
-and a thread that looks for it: a tenth of a core, so figures of such a server are none.
+A line a stall of 5 ms or more: when it began (Unix seconds), the process, its length in ms, how
+much of it the process was computing, and the stack in its midst. A heartbeat each ms and a thread
+that looks for it: a tenth of a core, so figures of such a server are none.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sys
 import threading
 import time
@@ -38,19 +40,26 @@ class Watch:
 
     def _look(self) -> None:
         stack: list[str] = []
-        since = 0.0
+        since = spent = 0.0
         while True:
             time.sleep(BEAT)
             beat, now = self._beat, time.perf_counter()
             if stack and beat != since:  # it is over
-                line = {"ms": round((beat - since) * 1000, 1), "stack": stack}
+                line = {
+                    "at": round(time.time() - (now - since), 3),
+                    "pid": os.getpid(),
+                    "ms": round((beat - since) * 1000, 1),
+                    "cpu_ms": round((time.process_time() - spent) * 1000, 1),
+                    "stack": stack,
+                }
                 self._out.write(json.dumps(line) + "\n")
                 self._out.flush()
                 stack = []
             if not stack and now - beat > LONG:
                 # Python has no public way to another thread's stack.
                 every = sys._current_frames()  # noqa: SLF001
-                since, stack = beat, frames(every.get(self._thread))
+                since, spent = beat, time.process_time()
+                stack = frames(every.get(self._thread))
 
 
 def frames(frame: FrameType | None) -> list[str]:

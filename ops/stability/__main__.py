@@ -2,6 +2,7 @@
 
     python -m ops.stability                        # all, about 15 minutes; .vitrine/stability.json
     python -m ops.stability redis_killed --scale 0.1
+    python -m ops.stability catalogue_changed --stalls   # what held event loops up, in stalls.jsonl
     python -m ops.stability --unprotected          # each protection switched off: all must fail
     python -m ops.stability --soak 30              # minutes
 
@@ -21,6 +22,7 @@ from pathlib import Path
 
 import uvloop
 
+from ops.bench.serve_watched import Watch
 from ops.stability import report
 from ops.stability.load import EVENTS, Record, capacity
 from ops.stability.scenarios import ALL, PROTECTED, soak
@@ -37,7 +39,13 @@ async def run(arguments: argparse.Namespace) -> list[Result]:
         names = ()
     results = []
     began = time.perf_counter()
-    async with open_world() as world:
+    folder: Path = arguments.folder or FOLDER
+    folder.mkdir(parents=True, exist_ok=True)
+    stalls = folder / "stalls.jsonl" if arguments.stalls else None
+    if stalls is not None:
+        stalls.write_text("")
+        Watch(stalls.open("a")).start()
+    async with open_world(stalls) as world:
         for _ in range(2):  # the first one warms up
             peak = await capacity(world.shop(), max(3.0, 10 * arguments.scale), events=EVENTS)
         rate = min(arguments.rate, peak / 2)
@@ -64,8 +72,6 @@ async def run(arguments: argparse.Namespace) -> list[Result]:
             results.append(await soak(scene, arguments.soak))
             _tell(results[-1])
         if not arguments.unprotected:
-            folder = arguments.folder or FOLDER
-            folder.mkdir(parents=True, exist_ok=True)
             shutil.copy(world.service.log, folder / "stability.log")
             about["minutes"] = round((time.perf_counter() - began) / 60, 1)
             print(report.write(folder, results, about), flush=True)
@@ -85,6 +91,7 @@ def main() -> int:
     parser.add_argument("--scale", type=float, default=1.0, help="of all times: 0.1 to try")
     parser.add_argument("--rate", type=float, default=HIGHEST, help="requests a second, at most")
     parser.add_argument("--unprotected", action="store_true")
+    parser.add_argument("--stalls", action="store_true", help="Tell what held event loops up.")
     parser.add_argument("--soak", type=float, default=0.0, metavar="MINUTES")
     parser.add_argument("--folder", type=Path, help="where the report goes; .vitrine")
     arguments = parser.parse_args()

@@ -12,6 +12,7 @@ import socket
 import struct
 import time
 from collections import deque
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any
@@ -19,6 +20,7 @@ from typing import Any
 TIMEOUT = 0.5  # seconds that a shop's page waits for recommendations
 EVENT_TIMEOUT = 10.0
 EVENTS = 0.15  # of the requests
+LAG = 0.05  # seconds that the generator stands still, that are worth telling
 MOST = 2_000  # requests under way at once; one more has failed: shops are not so many
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER: close by RST, so that no port is kept
 _ids = itertools.count()
@@ -39,6 +41,8 @@ class Sample:
     kind: str  # recommend, event
     degraded: bool = False
     why: str = ""  # of no answer; CUT: its connection ended
+    late: float = 0.0  # of `seconds`: until the generator sent it
+    port: int = 0  # of its connection, on this side; 0: it had none
 
 
 @dataclass
@@ -47,6 +51,10 @@ class Record:
 
     samples: list[Sample] = field(default_factory=list)
     acknowledged: set[str] = field(default_factory=set)  # ids of events
+    lags: list[tuple[float, float]] = field(default_factory=list)
+    """When the generator itself stood still, and for how long: seconds, LAG or more."""
+    workers: dict[int, int] = field(default_factory=dict)  # pid by `Sample.port`
+    began: float = 0.0  # Unix seconds
 
     def of(self, kind: str, start: float = 0.0, end: float = float("inf")) -> list[Sample]:
         return [s for s in self.samples if s.kind == kind and start <= s.at < end]
@@ -81,12 +89,26 @@ class _Connection(asyncio.Protocol):
         if self.waiting is not None and not self.waiting.done():
             self.waiting.set_exception(Cut())
 
+    @property
+    def port(self) -> int:
+        if self.transport is None:
+            return 0
+        return int(self.transport.get_extra_info("sockname")[1])
+
     def abort(self) -> None:
         if self.transport is not None:
             with contextlib.suppress(OSError):
                 own = self.transport.get_extra_info("socket")
                 own.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
             self.transport.abort()
+
+
+@dataclass(slots=True)
+class Trip:
+    """What is known of a request whatever came of it."""
+
+    sent: float = 0.0  # of time.perf_counter; 0: it was not
+    port: int = 0
 
 
 class Client:
@@ -96,7 +118,10 @@ class Client:
         self.port = port
         self._free: deque[_Connection] = deque()
 
-    async def ask(self, request: bytes, timeout: float) -> tuple[int, bytes, bytes]:
+    async def ask(
+        self, request: bytes, timeout: float, trip: Trip | None = None
+    ) -> tuple[int, bytes, bytes]:
+        trip = Trip() if trip is None else trip
         loop = asyncio.get_running_loop()
         connection: _Connection | None = None
         while self._free and connection is None:
@@ -108,7 +133,9 @@ class Client:
                 connection = await self._connect()
             connection.waiting = loop.create_future()
             assert connection.transport is not None
+            trip.port = connection.port
             connection.transport.write(request)
+            trip.sent = time.perf_counter()
             try:
                 answer = await connection.waiting
             except asyncio.CancelledError:
@@ -144,6 +171,7 @@ class Shop:
     pods: tuple[str, ...] = ("home", "pdp", "for_you")
     terms: tuple[str, ...] = ()  # where a strategy does what a term says
     share: float = 0.5  # of the requests, that have one
+    serving: Callable[[], Mapping[int, int]] = dict  # the worker's pid by the client's port
 
     def recommendation(self) -> bytes:
         pod = random.choice(self.pods)
@@ -176,19 +204,20 @@ class Load:
         self._shop, self._rate, self._events = shop, rate, events
         self._client, self._event_client = Client(shop.port), Client(shop.port)
         self._running: set[asyncio.Task[None]] = set()
-        self._task: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
 
     @property
     def now(self) -> float:
         return time.perf_counter() - self.began
 
     def start(self) -> None:
-        self.began = time.perf_counter()
-        self._task = asyncio.create_task(self._run())
+        self.began, self.record.began = time.perf_counter(), time.time()
+        work = (self._run(), self._watch_itself(), self._ask_who_serves())
+        self._tasks = [asyncio.create_task(one) for one in work]
 
     async def stop(self) -> Record:
-        assert self._task is not None
-        self._task.cancel()
+        for task in self._tasks:
+            task.cancel()
         if self._running:
             await asyncio.wait(self._running, timeout=EVENT_TIMEOUT + 1)
         self._client.close()
@@ -202,37 +231,58 @@ class Load:
                 await asyncio.sleep(wait)
             event = random.random() < self._events
             if len(self._running) >= MOST:
-                self._add(Sample(due, 0.0, 0, "event" if event else "recommend", why="too many"))
+                kind = "event" if event else "recommend"
+                self._add(Sample(due, 0.0, 0, kind, why="too many"), Trip())
                 continue
             task = asyncio.create_task(self._event(due) if event else self._recommend(due))
             self._running.add(task)
             task.add_done_callback(self._running.discard)
 
+    async def _watch_itself(self) -> None:
+        """What this process was late with, the service was not."""
+        while True:
+            before = time.perf_counter()
+            await asyncio.sleep(LAG / 10)
+            late = time.perf_counter() - before - LAG / 10
+            if late >= LAG:
+                self.record.lags.append((before - self.began, late))
+
+    async def _ask_who_serves(self) -> None:
+        while True:
+            self.record.workers |= await asyncio.to_thread(self._shop.serving)
+            await asyncio.sleep(2)
+
     async def _recommend(self, due: float) -> None:
+        trip = Trip()
         try:
-            status, head, body = await self._client.ask(self._shop.recommendation(), self._timeout)
+            status, head, body = await self._client.ask(
+                self._shop.recommendation(), self._timeout, trip
+            )
         except (OSError, TimeoutError) as error:
-            self._add(Sample(due, self.now - due, 0, "recommend", why=_why(error)))
+            self._add(Sample(due, self.now - due, 0, "recommend", why=_why(error)), trip)
             return
         empty = status == 200 and b'"results":[]' in body
         sample = Sample(due, self.now - due, 0 if empty else status, "recommend")
         sample.degraded = b"vitrine-degraded" in head.lower()
         sample.why = "empty" if empty else ""
-        self._add(sample)
+        self._add(sample, trip)
 
     async def _event(self, due: float) -> None:
         id_ = f"{int(self.began)}-{next(_ids)}"
+        trip = Trip()
         try:
             request = self._shop.event(id_)
-            status, _, body = await self._event_client.ask(request, EVENT_TIMEOUT)
+            status, _, body = await self._event_client.ask(request, EVENT_TIMEOUT, trip)
         except (OSError, TimeoutError) as error:
-            self._add(Sample(due, self.now - due, 0, "event", why=_why(error)))
+            self._add(Sample(due, self.now - due, 0, "event", why=_why(error)), trip)
             return
         if status == 200 and (b'"accepted":1' in body or b'"duplicate":1' in body):
             self.record.acknowledged.add(id_)
-        self._add(Sample(due, self.now - due, status, "event"))
+        self._add(Sample(due, self.now - due, status, "event"), trip)
 
-    def _add(self, sample: Sample) -> None:
+    def _add(self, sample: Sample, trip: Trip) -> None:
+        sample.late = max(0.0, trip.sent - self.began - sample.at) if trip.sent else sample.seconds
+        sample.port = trip.port
         self.record.samples.append(sample)
 
 
@@ -288,10 +338,29 @@ def facts(record: Record, marks: dict[str, float]) -> dict[str, Any]:
             {s.why or str(s.status) for s in record.of("event") if s.status != 200}
         ),
         "why": sorted({s.why or str(s.status) for s in asked if s.status not in (200, 503)}),
+        "generator_stood_still_ms": round(max((late for _, late in record.lags), default=0) * 1000),
         "p99_before_ms": percentile([s for s in answered if s.at < begin], 0.99),
         "p99_during_ms": percentile([s for s in answered if begin <= s.at < end], 0.99),
         "p99_after_ms": percentile([s for s in answered if s.at >= end], 0.99),
     }
+
+
+def slow(record: Record, bound: float = TIMEOUT, most: int = 50) -> list[dict[str, Any]]:
+    """The requests that took longer than `bound` seconds or failed, the first of them: when, what,
+    how long it took and how much of that the generator was late with, and who had it."""
+    return [
+        {
+            "at": round(s.at, 3),
+            "kind": s.kind,
+            "ms": round(s.seconds * 1000),
+            "generator_ms": round(s.late * 1000),
+            "status": s.status,
+            "why": s.why,
+            "worker": record.workers.get(s.port),
+        }
+        for s in sorted(record.samples, key=lambda one: one.at)
+        if s.seconds > bound or s.status not in (HTTPStatus.OK, HTTPStatus.SERVICE_UNAVAILABLE)
+    ][:most]
 
 
 def recovery(record: Record, mended: float, begin: float = 0.0) -> float:

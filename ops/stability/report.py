@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ops.stability.load import Sample, percentile
+from ops.stability.load import Sample, percentile, slow
 from ops.stability.scene import Result
 
 _ALWAYS = ("requests", "failed", "degraded", "acknowledged", "found", "twice", "recovery_s")
@@ -31,6 +31,13 @@ def document(results: Sequence[Result], about: dict[str, Any]) -> dict[str, Any]
                 **{name: result.figures.get(name, 0) for name in _ALWAYS},
                 "verdict": result.verdict,
                 "wrong": result.wrong,
+                "began": round(result.record.began, 3),
+                "marks": {name: round(at, 2) for name, at in result.marks.items()},
+                "slow": slow(result.record),
+                "generator_stood_still": [
+                    {"at": round(at, 2), "ms": round(late * 1000)}
+                    for at, late in result.record.lags
+                ],
                 "figures": {n: v for n, v in result.figures.items() if n not in _ALWAYS},
             }
             for result in results

@@ -118,6 +118,16 @@ class Service:
                 total += worker.num_fds()
         return total
 
+    def connections(self) -> dict[int, int]:
+        """The worker's pid by its clients' ports."""
+        found = {}
+        for worker in self.workers():
+            with contextlib.suppress(psutil.Error):
+                for one in worker.net_connections("tcp"):
+                    if one.raddr and one.laddr.port == self.port:
+                        found[one.raddr.port] = worker.pid
+        return found
+
     def ready(self) -> dict[str, Any] | None:
         try:
             url = f"http://127.0.0.1:{self.port}/health/ready"
@@ -137,6 +147,7 @@ class World:
     environment: dict[str, str]
     key: str
     token: str
+    stalls: Path | None = None  # where what held event loops up is told
     service: Service = field(init=False)
 
     @property
@@ -145,7 +156,7 @@ class World:
 
     def shop(self, **changes: Any) -> Shop:
         return Shop(**{"port": self.service.port, "key": self.key, "token": self.basic,
-                       "items": ITEMS, **changes})  # fmt: skip
+                       "items": ITEMS, "serving": self.service.connections, **changes})  # fmt: skip
 
     async def serve(self, *, workers: int = 2, **settings: Any) -> None:
         """Starts the service, and returns when it is ready. `settings` by their names."""
@@ -160,10 +171,7 @@ class World:
         log = self.home / "serve.log"
         with log.open("ab") as file:
             process = subprocess.Popen(
-                [
-                    *(VITRINE, "serve", "--port", str(port)),
-                    *("--workers", str(workers)),
-                ],
+                [*self._command(), "--port", str(port), "--workers", str(workers)],
                 env=environment,
                 stdout=file,
                 stderr=file,
@@ -175,6 +183,11 @@ class World:
             if process.poll() is not None or time.monotonic() > until:
                 raise SystemExit(f"the service did not start: see {log}")
             await asyncio.sleep(0.2)
+
+    def _command(self) -> list[str]:
+        if self.stalls is None:
+            return [VITRINE, "serve"]
+        return [sys.executable, str(ROOT / "ops" / "bench" / "serve_watched.py"), str(self.stalls)]
 
     async def stop(self) -> None:
         self.service.process.send_signal(signal.SIGTERM)
@@ -271,8 +284,13 @@ def _item(number: int) -> dict[str, Any]:
 
 
 @contextlib.asynccontextmanager
-async def open_world() -> AsyncIterator[World]:
-    """A shop with a trained pod of each kind, its service running on two workers."""
+async def open_world(stalls: Path | None = None) -> AsyncIterator[World]:
+    """A shop with a trained pod of each kind, its service running on two workers.
+
+    Args:
+        stalls: what holds up the service's event loops and this one is told there: see
+            ops/bench/serve_watched.py.
+    """
     home = Path(tempfile.mkdtemp(prefix="vitrine-stability-"))
     with contextlib.ExitStack() as stack:
         stack.callback(shutil.rmtree, home, ignore_errors=True)
@@ -320,7 +338,7 @@ async def open_world() -> AsyncIterator[World]:
         key = await merchants.create_key(made.id, actor="stability")
         token = await merchants.create_token(made.id, Role.ADMINISTRATOR, actor="stability")
         await database.close()
-        world = World(home, postgres, redis, proxy, environment, key.key, token.secret)
+        world = World(home, postgres, redis, proxy, environment, key.key, token.secret, stalls)
         await world.serve()
         try:
             await _fill(world)
