@@ -23,6 +23,7 @@ from ops.stability.changes import catalogue_changed
 from ops.stability.crowds import connections, overload
 from ops.stability.hostile import hostile_bytes, hostile_calls, hostile_parsers
 from ops.stability.load import CUT, Load, facts, percentile, recovery
+from ops.stability.migrating import migrated
 from ops.stability.scene import (
     RECOVERY,
     SETTLE,
@@ -300,6 +301,7 @@ ALL: Final[dict[str, Callable[[Scene], Awaitable[Result]]]] = {
     "overload": overload,
     "connections": connections,
     "catalogue_changed": catalogue_changed,
+    "migrated": migrated,
     "hostile_bytes": hostile_bytes,
     "hostile_calls": hostile_calls,
     "hostile_parsers": hostile_parsers,
