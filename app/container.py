@@ -235,6 +235,7 @@ class Container(containers.DeclarativeContainer):
     history = providers.Singleton(
         HistoryStore,
         background_redis.provided.client,
+        run=background_redis.provided.run,
         length=settings.provided.history_length,
         days=settings.provided.history_days,
         observe=background_observer,
@@ -390,14 +391,15 @@ class Container(containers.DeclarativeContainer):
     attribution = providers.Singleton(
         Attribution, providers.Singleton(Placements, background_redis), serving, metrics
     )
+    event_observer = providers.Singleton(
+        EventObserver, metrics, accepted=attribution.provided.received
+    )
     tracker = providers.Singleton(
         Tracker,
         event_log,
         history,
         spool,
-        observer=providers.Singleton(
-            EventObserver, metrics, accepted=attribution.provided.received
-        ),
+        observer=event_observer,
         on_history_gap=history_keeper.provided.note_gap,
     )
     vitals = providers.Singleton(
@@ -466,8 +468,11 @@ class Container(containers.DeclarativeContainer):
         serving,
         tracker,
         address=providers.Singleton(ClientAddress, settings.provided.trusted_proxies),
+        on_untracked=event_observer.provided.untracked,
     )
-    native_events = providers.Singleton(NativeEventsHandler, serving, tracker)
+    native_events = providers.Singleton(
+        NativeEventsHandler, serving, tracker, on_untracked=event_observer.provided.untracked
+    )
     items_handler = providers.Singleton(CatalogueHandler, ingest, catalogue, serving)
     item_groups_handler = providers.Singleton(ItemGroupsHandler, ingest, catalogue, serving)
     catalogue_files_handler = providers.Singleton(

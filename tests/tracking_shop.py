@@ -25,6 +25,7 @@ from app.http.tracking import Tracking
 from app.postgres.database import Database, connect, raw
 from app.postgres.event_log import EventLog
 from app.postgres.merchants import Merchants
+from app.redis.connection import RedisConnection
 from app.redis.history import HistoryStore
 from app.services.track import Spool, Tracker
 from app.telemetry.metrics import Metrics
@@ -150,8 +151,8 @@ async def open_shop(
     own = Merchant(id=MerchantId(name), name="Shop", tracking=TrackingSettings())
     await Merchants(database).create(own.id, own.name, actor="test")
     key = f"key-{name}"
-    redis = Redis.from_url(redis_url)
-    history = HistoryStore(redis)
+    redis = RedisConnection(redis_url)
+    history = HistoryStore(redis.client, run=redis.run)
     log = EventLog(database)
     tracker = Tracker(log, history, spool, **options)
     keys = Keys(
@@ -166,7 +167,7 @@ async def open_shop(
             address=ClientAddress("127.0.0.0/8"),
             on_untracked=lambda: untracked.append(None),
         ),
-        NativeEventsHandler(keys, tracker),
+        NativeEventsHandler(keys, tracker, on_untracked=lambda: untracked.append(None)),
     )
     output = Output(descriptor=2)
     application = build(
@@ -186,7 +187,7 @@ async def open_shop(
                 http,
                 keys,
                 database,
-                redis,
+                redis.client,
                 history,
                 tracker,
                 log,
@@ -196,5 +197,5 @@ async def open_shop(
             )
     finally:
         await asyncio.wait_for(tracker.close(), 20)
-        await redis.aclose()
+        await redis.close()
         await database.close()

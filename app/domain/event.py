@@ -11,7 +11,7 @@ from app.domain.merchant import MerchantId
 from vitrine_sdk import EventType
 
 
-class Shopper(msgspec.Struct, frozen=True):
+class Shopper(msgspec.Struct, frozen=True, gc=False):
     """Who acts: an anonymous client, or a known user on a client."""
 
     client_id: str | None = None  # wire: i
@@ -26,7 +26,7 @@ class Shopper(msgspec.Struct, frozen=True):
         return f"c:{self.client_id}" if self.client_id is not None else None
 
 
-class Line(msgspec.Struct, frozen=True, kw_only=True):
+class Line(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One item of an event."""
 
     item_id: ItemId
@@ -35,8 +35,11 @@ class Line(msgspec.Struct, frozen=True, kw_only=True):
     price: float | None = None  # of one
 
 
-class Event(msgspec.Struct, frozen=True, kw_only=True):
-    """One thing that a shopper did. A purchase of three items is one event of three lines."""
+class Event(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """One thing that a shopper did. A purchase of three items is one event of three lines.
+
+    The garbage collector does not look into it: what came as JSON holds no circle.
+    """
 
     merchant: MerchantId
     type: EventType

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import time
 from collections.abc import Callable, Sequence
@@ -33,14 +34,14 @@ Money = Annotated[float, msgspec.Meta(ge=0, le=1e12)]
 TYPES: Final = {type_.name.lower(): type_ for type_ in EventType if type_ is not EventType.OTHER}
 
 
-class NativeLine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class NativeLine(msgspec.Struct, frozen=True, kw_only=True, gc=False, forbid_unknown_fields=True):
     item_id: Identifier
     variation_id: Identifier | None = None
     quantity: Annotated[float, msgspec.Meta(ge=0, le=1e6)] = 1.0
     price: Money | None = None
 
 
-class NativeEvent(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class NativeEvent(msgspec.Struct, frozen=True, kw_only=True, gc=False, forbid_unknown_fields=True):
     """An event in Vitrine's own words. `client_id` or `user_id` says who; `item_id` is short for
     one of `items`."""
 
@@ -72,7 +73,7 @@ class NativeEvents(msgspec.Struct, frozen=True):
     events: tuple[NativeEvent, ...]
 
 
-class EventAnswer(msgspec.Struct, frozen=True, omit_defaults=True):
+class EventAnswer(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     status: Literal["accepted", "duplicate", "rejected", "not_tracked"]
     id: str | None = None  # the event's own
     pointer: str | None = None  # JSON pointer to what is wrong, from the body's root
@@ -93,15 +94,29 @@ class _RawEvents(msgspec.Struct, frozen=True):
 
 _encode = msgspec.json.Encoder().encode
 _decode_event = msgspec.json.Decoder(NativeEvent).decode
+_decode_lines = msgspec.json.Decoder(NativeEvent).decode_lines
+_decode_list = msgspec.json.Decoder(tuple[NativeEvent, ...]).decode
+_decode_object = msgspec.json.Decoder(NativeEvents).decode
 _DEFAULT_TYPE: Final = "custom"
 
 
 class NativeEventsHandler:
+    """
+    Args:
+        on_untracked: told of an event that was not kept for want of consent.
+    """
+
     def __init__(
-        self, directory: Directory, tracker: Tracker, *, clock: Callable[[], float] = time.time
+        self,
+        directory: Directory,
+        tracker: Tracker,
+        *,
+        on_untracked: Callable[[], None] = lambda: None,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self._directory = directory
         self._tracker = tracker
+        self._on_untracked = on_untracked
         self._clock = clock
 
     def operations(self) -> Sequence[Operation]:
@@ -141,20 +156,22 @@ class NativeEventsHandler:
     async def send(self, request: web.Request) -> web.Response:
         merchant = self._directory.merchant(caller(request).merchant)
         received = self._clock()
-        base, raws = _split(await request.read(), request.headers.get(hdrs.CONTENT_TYPE, ""))
-        if len(raws) > MAX_EVENTS:
-            raise TooLarge.field(base, f"holds {len(raws)} events; {MAX_EVENTS} are taken a call")
+        base, given = _split(await request.read(), request.headers.get(hdrs.CONTENT_TYPE, ""))
+        if len(given) > MAX_EVENTS:
+            raise TooLarge.field(base, f"holds {len(given)} events; {MAX_EVENTS} are taken a call")
         answers: list[EventAnswer | None] = []
         events: list[Event] = []
         ids: list[str | None] = []
-        for index, raw in enumerate(raws):
+        for index, one in enumerate(given):
             try:
-                native = _decode_event(raw)
-                tracked = may_track(merchant.tracking, native.consent, refusal_signal=False)
-                if tracked:
+                native = one if isinstance(one, NativeEvent) else _decode_event(one)
+                if may_track(merchant.tracking, native.consent, refusal_signal=False):
                     events.append(convert(merchant, native, received))
                     ids.append(native.id)
-                answers.append(None if tracked else EventAnswer("not_tracked", native.id))
+                    answers.append(None)
+                else:
+                    self._on_untracked()
+                    answers.append(EventAnswer("not_tracked", native.id))
             except msgspec.MsgspecError as error:
                 pointer, reason = locate(str(error))
                 answers.append(_rejected(f"{base}/{index}{pointer}", reason))
@@ -263,13 +280,26 @@ def _fingerprint(merchant: Merchant, native: NativeEvent, stated_at: float | Non
     )
 
 
-def _split(body: bytes, media_type: str) -> tuple[str, list[msgspec.Raw]]:
-    """The events' JSON, undecoded, and the pointer to their list."""
-    if media_type.partition(";")[0].strip().lower() in _JSON_LINES:
-        return "", [msgspec.Raw(line) for line in body.splitlines() if line.strip()]
-    if body.lstrip()[:1] == b"[":
-        return "", decode_json(body, list[msgspec.Raw])
-    return "/events", decode_json(body, _RawEvents).events
+def _split(body: bytes, media_type: str) -> tuple[str, Sequence[NativeEvent | msgspec.Raw]]:
+    """The events and the pointer to their list: undecoded where one of them is bad or may be deep,
+    so that each is judged for itself."""
+    lines = media_type.partition(";")[0].strip().lower() in _JSON_LINES
+    base = "" if lines or body.lstrip()[:1] == b"[" else "/events"
+    with contextlib.suppress(msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+        decoded: Sequence[NativeEvent]
+        if lines:
+            decoded = _decode_lines(body)
+        elif base:
+            decoded = _decode_object(body).events
+        else:
+            decoded = _decode_list(body)
+        if lines or not any(native.data for native in decoded):
+            return base, decoded
+    if lines:
+        return base, [msgspec.Raw(line) for line in body.splitlines() if line.strip()]
+    if base:
+        return base, decode_json(body, _RawEvents).events
+    return base, decode_json(body, list[msgspec.Raw])
 
 
 def _rejected(pointer: str, reason: str) -> EventAnswer:

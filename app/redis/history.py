@@ -6,11 +6,9 @@ hash tag `{merchant:shopper}`.
 
 from __future__ import annotations
 
-import re
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from functools import lru_cache
 from operator import attrgetter
 from typing import Any, Final
 from urllib.parse import quote
@@ -23,7 +21,8 @@ from redis.exceptions import RedisError
 from app.domain.errors import Unavailable
 from app.domain.event import REMEMBERED, Event, HistoryEntry, Shopper
 from app.domain.merchant import MerchantId
-from app.redis.connection import is_gone
+from app.redis.coalescing import Command
+from app.redis.connection import is_gone, shopper_tag
 from app.redis.placements import placements_key
 from app.services.track import Identity
 
@@ -35,20 +34,9 @@ _decode = msgspec.json.Decoder(list[HistoryEntry]).decode
 _decode_one = msgspec.json.Decoder(HistoryEntry).decode
 
 
-_plain = re.compile(r"[A-Za-z0-9_.~:-]*", re.ASCII).fullmatch
-"""Whether quoting leaves a shopper's id as it is: a fifth of quoting's time."""
-
-
-@lru_cache(maxsize=4_096)
-def _quoted(merchant: str) -> str:
-    return quote(merchant, safe="")
-
-
 def history_key(merchant: MerchantId, shopper_id: str) -> str:
     """`shopper_id` as in `Shopper.id`."""
-    if not _plain(shopper_id):
-        shopper_id = quote(shopper_id, safe=":")
-    return f"vitrine:history:{{{_quoted(merchant)}:{shopper_id}}}"
+    return "vitrine:history:" + shopper_tag(merchant, shopper_id)
 
 
 class HistoryStore:
@@ -57,6 +45,7 @@ class HistoryStore:
 
     Args:
         redis: a client that does not decode answers.
+        run: what events are written by, `RedisConnection.run`; None: `redis`.
         length: entries kept a shopper.
         days: how long after the last event a history is kept.
         observe: is told of each call: seconds, and whether Redis answered.
@@ -69,12 +58,14 @@ class HistoryStore:
         self,
         redis: Redis | RedisCluster,
         *,
+        run: Callable[[Sequence[Command]], Awaitable[list[Any]]] | None = None,
         length: int = 100,
         days: int = 90,
         observe: Callable[[float, bool], None] | None = None,
     ) -> None:
         self._observe = observe
         self._redis: Any = redis  # redis-py types the two clients' pipelines differently
+        self._run = run or self._pipelined
         self._length = length
         self._seconds = days * 86400
 
@@ -220,18 +211,23 @@ class HistoryStore:
     async def _push(self, lists: Mapping[str, Sequence[bytes]], *, front: bool = True) -> None:
         if not lists:
             return
-        async with self._pipeline() as pipeline:
-            for key, entries in lists.items():
-                (pipeline.lpush if front else pipeline.rpush)(key, *entries)
-                pipeline.expire(key, self._seconds)
-            lengths = (await pipeline.execute())[::2]
+        push = "LPUSH" if front else "RPUSH"
+        commands: list[Command] = []
+        for key, entries in lists.items():
+            commands.append((push, key, *entries))
+            commands.append(("EXPIRE", key, self._seconds))
+        lengths = (await self._run(commands))[::2]
         most = int(self._length * _SLACK)
         long = [key for key, length in zip(lists, lengths, strict=True) if length > most]
         if long:
-            async with self._pipeline() as pipeline:
-                for key in long:
-                    pipeline.ltrim(key, 0, self._length - 1)
-                await pipeline.execute()
+            await self._run([("LTRIM", key, 0, self._length - 1) for key in long])
+
+    async def _pipelined(self, commands: Sequence[Command]) -> list[Any]:
+        async with self._pipeline() as pipeline:
+            for command in commands:
+                pipeline.execute_command(*command)
+            replies: list[Any] = await pipeline.execute()
+        return replies
 
     @asynccontextmanager
     async def _pipeline(self) -> AsyncIterator[Any]:

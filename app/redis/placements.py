@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Final
-from urllib.parse import quote
 
 import msgspec
 
 from app.domain.merchant import MerchantId
-from app.redis.connection import RedisConnection
+from app.redis.coalescing import Command
+from app.redis.connection import RedisConnection, shopper_tag
 from app.services.attribute import Click, Placement, Search
 
 DAYS: Final = 7
@@ -26,7 +26,7 @@ _decode = msgspec.json.Decoder(Placement).decode
 
 def placements_key(merchant: MerchantId, shopper_id: str) -> str:
     """`shopper_id` as in `Shopper.id`."""
-    return f"vitrine:placements:{{{quote(merchant, safe='')}:{quote(shopper_id, safe=':')}}}"
+    return "vitrine:placements:" + shopper_tag(merchant, shopper_id)
 
 
 class Placements:
@@ -36,29 +36,29 @@ class Placements:
         self._connection = connection
 
     async def remember(self, clicks: Sequence[Click]) -> None:
-        keys = [placements_key(click.merchant, click.shopper_id) for click in clicks]
-        with self._connection.errors():
-            async with self._connection.pipeline() as pipeline:
-                for key, click in zip(keys, clicks, strict=True):
-                    value = _encode(click.placement)
-                    pipeline.hset(key, mapping=dict.fromkeys(click.fields, value))
-                    pipeline.expire(key, DAYS * 86400)
-                    pipeline.hlen(key)
-                lengths = (await pipeline.execute())[2::3]
-            full = {k for k, length in zip(keys, lengths, strict=True) if length > _MOST_FIELDS}
-            if full:
-                async with self._connection.pipeline() as pipeline:
-                    for key in full:
-                        pipeline.delete(key)
-                    await pipeline.execute()
+        hashes: dict[str, list[str | bytes]] = {}  # name, value, name, value; the last one counts
+        for click in clicks:
+            value = _encode(click.placement)
+            pairs = hashes.setdefault(placements_key(click.merchant, click.shopper_id), [])
+            for field in click.fields:
+                pairs += (field, value)
+        commands: list[Command] = []
+        for key, pairs in hashes.items():
+            commands.append(("HSET", key, *pairs))
+            commands.append(("EXPIRE", key, DAYS * 86400))
+            commands.append(("HLEN", key))
+        lengths = (await self._connection.run(commands))[2::3]
+        full = [k for k, length in zip(hashes, lengths, strict=True) if length > _MOST_FIELDS]
+        if full:
+            await self._connection.run([("DEL", key) for key in full])
 
     async def find(self, searches: Sequence[Search]) -> Sequence[Placement | None]:
-        with self._connection.errors():
-            async with self._connection.pipeline() as pipeline:
-                for search in searches:
-                    for shopper_id in search.shopper_ids:
-                        pipeline.hmget(placements_key(search.merchant, shopper_id), search.fields)
-                replies = iter(await pipeline.execute())
+        commands: list[Command] = [
+            ("HMGET", placements_key(search.merchant, shopper_id), *search.fields)
+            for search in searches
+            for shopper_id in search.shopper_ids
+        ]
+        replies = iter(await self._connection.run(commands))
         found: list[Placement | None] = []
         for search in searches:
             values = [value for _ in search.shopper_ids for value in next(replies)]

@@ -86,15 +86,15 @@ class Attribution:
         if event.type is EventType.IMPRESSION:
             if event.pod_id is not None:
                 labels = self._labels(merchant, _named(event))
-                metrics.impressions.labels(*labels).inc(len(event.lines))
+                metrics.tally(metrics.impressions, *labels).inc(len(event.lines))
             return
         if event.type is EventType.CLICK:
             if event.pod_id is None:
                 return  # in search or browse results
-            metrics.clicks.labels(*self._labels(merchant, _named(event))).inc()
+            metrics.tally(metrics.clicks, *self._labels(merchant, _named(event))).inc()
         elif event.type is EventType.PURCHASE:
-            metrics.shop_purchases.labels(merchant).inc(len(event.lines))
-            metrics.shop_revenue.labels(merchant).inc(max(0.0, sum(event.revenues())))
+            metrics.tally(metrics.shop_purchases, merchant).inc(len(event.lines))
+            metrics.tally(metrics.shop_revenue, merchant).inc(max(0.0, sum(event.revenues())))
         elif event.type is not EventType.CART:
             return
         if len(self._waiting) >= self._most:
@@ -147,10 +147,10 @@ class Attribution:
     def _count(self, event: Event, place: int, labels: tuple[str, str, str]) -> None:
         metrics = self._metrics
         if event.type is EventType.CART:
-            metrics.carts.labels(*labels).inc()
+            metrics.tally(metrics.carts, *labels).inc()
             return
-        metrics.purchases.labels(*labels).inc()
-        metrics.revenue.labels(*labels).inc(max(0.0, event.revenues()[place]))
+        metrics.tally(metrics.purchases, *labels).inc()
+        metrics.tally(metrics.revenue, *labels).inc(max(0.0, event.revenues()[place]))
 
     def _labels(self, merchant: MerchantId, placement: Placement) -> tuple[str, str, str]:
         """Anybody may send any name: only those that the merchant has become labels."""

@@ -81,6 +81,7 @@ class Metrics:
         self._counted = counted
         self.registry = CollectorRegistry()
         self.catalogue: list[Described] = []
+        self._bound: dict[tuple[Counter, tuple[str, ...]], Tally] = {}
         self._tallies = Tallies()
         self.registry.register(self._tallies)  # first: what is read after it is up to date
 
@@ -208,7 +209,8 @@ class Metrics:
         # Events
         self.events = self._counter(
             "vitrine_events_total",
-            "Events received, by type and outcome (accepted, duplicate, rejected, apart).",
+            "Events received, by type and outcome (accepted, duplicate, rejected, apart,"
+            " unconsented).",
             ("type", "outcome"),
         )
         self.event_commit_seconds = self._histogram(
@@ -383,11 +385,14 @@ class Metrics:
         return record
 
     def tally(self, counter: Counter, *labels: str) -> Tally:
-        """A counter with its labels bound, for the event loop's thread and a request's path. Bind
-        it once."""
-        tally = Tally(counter.labels(*labels).inc if labels else counter.inc)
-        if self._counted:
-            self._tallies.add(tally)
+        """A counter with its labels bound, for the event loop's thread and a request's path: the
+        same one each time. Read by others after `fold`."""
+        tally = self._bound.get((counter, labels))
+        if tally is None:
+            tally = Tally(counter.labels(*labels).inc if labels else counter.inc)
+            self._bound[counter, labels] = tally
+            if self._counted:
+                self._tallies.add(tally)
         return tally
 
     def timings(self, histogram: Histogram, bounds: tuple[float, ...], *labels: str) -> Timings:

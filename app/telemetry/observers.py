@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from app.telemetry.metrics import Metrics
+from app.telemetry.tallies import Tally
 from app.telemetry.traces import CURRENT
 
 
@@ -32,27 +33,25 @@ class EventObserver:
     ) -> None:
         self._metrics = metrics
         self._accepted = accepted
-        self._counted: dict[tuple[str, str], Callable[[], None]] = {}
+        self._received: dict[tuple[object, str], Tally] = {}  # a type's name takes as long as all
         self._committed = metrics.event_commit_seconds.observe
-        self._waiting = metrics.events_waiting.set
-        self._spooled = metrics.event_spool_bytes.set
+        self._untracked = metrics.events.labels("unknown", "unconsented").inc
 
     def committed(self, events: int, seconds: float) -> None:  # noqa: ARG002  # each is counted below
         self._committed(seconds)
 
     def received(self, event: _Typed, outcome: str) -> None:
-        key = event.type.name, outcome
-        count = self._counted.get(key)
-        if count is None:
-            count = self._metrics.events.labels(key[0].lower(), outcome).inc
-            self._counted[key] = count
-        count()
+        tally = self._received.get((event.type, outcome))
+        if tally is None:
+            tally = self._metrics.tally(self._metrics.events, event.type.name.lower(), outcome)
+            self._received[event.type, outcome] = tally
+        tally.count += 1
         if outcome == "accepted":
             self._accepted(event)
 
-    def depth(self, queued: int, spooled_bytes: int) -> None:
-        self._waiting(queued)
-        self._spooled(spooled_bytes)
+    def untracked(self) -> None:
+        """An event was not kept for want of consent."""
+        self._untracked()
 
 
 class ProjectionObserver:

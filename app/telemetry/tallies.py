@@ -30,11 +30,11 @@ class Tally:
     __slots__ = ("_add", "_folded", "count")
 
     def __init__(self, add: Callable[[float], object]) -> None:
-        self.count = 0
-        self._folded = 0
+        self.count: float = 0
+        self._folded: float = 0
         self._add = add
 
-    def inc(self, amount: int = 1) -> None:
+    def inc(self, amount: float = 1) -> None:
         self.count += amount
 
     def fold(self) -> None:

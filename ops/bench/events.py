@@ -94,7 +94,7 @@ async def _serve(database_url: str, redis_url: str, ready: Connection) -> None:
     attributing = asyncio.create_task(attribution.run())
     tracker = Tracker(
         EventLog(database),
-        HistoryStore(redis.client),
+        HistoryStore(redis.client, run=redis.run),
         observer=EventObserver(metrics, accepted=attribution.received),
     )
     handlers = (

@@ -93,6 +93,38 @@ async def test_each_event_is_answered_for_itself(shop: TrackingShop) -> None:
     assert [row["item_id"] for row in await shop.rows()] == ["1"]
 
 
+async def test_what_only_its_meaning_makes_wrong_fails_alone(shop: TrackingShop) -> None:
+    events = [VIEW, {"type": "view", "item_id": "1"}, {**VIEW, "consent": False}]
+    lines = b"\n".join(json.dumps(event).encode() for event in events)
+    for body, media, base in (
+        (events, None, ""),
+        ({"events": events}, None, "/events"),
+        (lines, "application/jsonl", ""),
+    ):
+        answer = await shop.send(body, media=media)
+        told = [(event["status"], event.get("pointer")) for event in answer["events"]]
+        assert told == [
+            ("accepted", None),
+            ("rejected", f"{base}/1/user_id"),
+            ("not_tracked", None),
+        ]
+    assert len(shop.untracked) == 3
+
+
+async def test_data_is_kept_as_deep_as_it_may_be(shop: TrackingShop) -> None:
+    answer = await shop.send([VIEW, {**VIEW, "item_id": "2", "data": {"colour": {"is": "red"}}}])
+    assert answer["accepted"] == 2
+    payloads = [row["payload"] for row in await shop.rows()]
+    assert payloads == [{}, {"colour": {"is": "red"}}]
+    deep = b'{"a":' * 300 + b"1" + b"}" * 300
+    for body in (
+        b'[{"type":"view","client_id":"c","item_id":"1","data":%b}]' % deep,
+        b'{"events":[{"type":"view","client_id":"c","item_id":"1","data":%b}]}' % deep,
+    ):
+        refused = await shop.send(body, status=413)
+        assert "nested" in json.dumps(refused)
+
+
 async def test_history_comes_with_its_own_timestamps(shop: TrackingShop) -> None:
     answer = await shop.send(
         [

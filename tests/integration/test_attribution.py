@@ -126,6 +126,22 @@ async def test_a_forgotten_shopper_leaves_no_clicks(redis: RedisConnection) -> N
     assert await placements.find([Search(SHOP, ["c:me"], ["i:a"])]) == [None]
 
 
+async def test_more_clicks_than_are_sent_at_once_and_more_than_one_shopper_makes(
+    redis: RedisConnection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.redis.connection.MOST_PARTS", 7)
+    placements = Placements(redis)
+    home = Placement("home", "popular")
+    await placements.remember([Click(SHOP, f"c:{n}", [f"i:{n}"], home) for n in range(20)])
+    robot = [Click(SHOP, "c:robot", [f"i:{n}"], home) for n in range(1_001)]
+    await placements.remember(robot[:1_000])
+    wanted = [Search(SHOP, [f"c:{n}"], ["r:1", f"i:{n}"]) for n in range(20)]
+    robots = Search(SHOP, ["c:robot"], ["i:5"])
+    assert await placements.find([*wanted, robots]) == [home] * 21
+    await placements.remember(robot[1_000:])
+    assert await placements.find([robots]) == [None]
+
+
 async def test_what_cannot_be_attributed_is_counted() -> None:
     class Away:
         async def remember(self, clicks: Sequence[Click]) -> None:

@@ -30,6 +30,7 @@ from app.postgres.merchants import Merchants
 from app.postgres.migration import Migrations
 from app.postgres.recent_events import RecentEvents
 from app.postgres.shopper_log import ShopperLog
+from app.redis.connection import RedisConnection
 from app.redis.history import HistoryStore
 from app.services.history import HistoryKeeper, HistoryRebuild
 from app.services.privacy import Privacy
@@ -456,10 +457,14 @@ async def test_an_emptied_redis_and_a_gap_are_noticed_and_filled(
     await tracker.close()
 
 
-async def test_a_history_is_bounded(redis: Redis) -> None:
-    history = HistoryStore(redis, length=10, days=2)
+@pytest.mark.parametrize("packed", [True, False])
+async def test_a_history_is_bounded(redis: Redis, redis_url: str, packed: bool) -> None:
+    connection = RedisConnection(redis_url)
+    run = connection.run if packed else None
+    history = HistoryStore(redis, run=run, length=10, days=2)
     for n in range(40):
         await history.add([event(n, at=1_700_000_000.0 + n)])
+    await connection.close()
     keys = await redis.keys("*")
     assert keys == [b"vitrine:history:{shop:c:c}"]
     assert 10 <= await redis.llen(keys[0]) <= 12

@@ -1,4 +1,4 @@
-"""Item features on a Redis Cluster of two nodes: every command names one key."""
+"""Items, histories and clicks on a Redis Cluster of two nodes: every command names one key."""
 
 from __future__ import annotations
 
@@ -13,16 +13,22 @@ import pytest
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from app.domain.catalogue import DEFAULT_SECTION
+from app.domain.catalogue import DEFAULT_SECTION, ItemId
+from app.domain.event import Event, Line, Shopper
 from app.domain.item_index import ItemIndexes
+from app.domain.merchant import MerchantId
 from app.domain.rendered import RenderedItems
 from app.embedded.binaries import redis_binary
 from app.redis.connection import RedisConnection
+from app.redis.history import HistoryStore
 from app.redis.item_features import RedisItemFeatures
+from app.redis.placements import Placements
+from app.services.attribute import Click, Placement, Search
 from app.services.catalogue_follow import Follower
 from app.services.catalogue_sync import Projector
 from app.services.catalogue_verify import Verifier
 from tests.catalogue_shop import open_shop, shown
+from vitrine_sdk import EventType
 
 SLOTS = 16_384
 
@@ -119,3 +125,33 @@ async def test_projecting_and_following(
         assert await Verifier(shop.catalogue, cache).verify(shop.id, DEFAULT_SECTION) == 0
         assert await projector.rebuild(shop.id, DEFAULT_SECTION) is True
         await connection.close()
+
+
+@pytest.mark.slow
+async def test_histories_and_clicks(cluster_url: str) -> None:
+    shop = MerchantId("shop")
+    connection = RedisConnection(cluster_url, cluster=True)
+    history = HistoryStore(connection.client, run=connection.run)
+    placements = Placements(connection)
+    events = [
+        Event(
+            merchant=shop,
+            type=EventType.CLICK,
+            action="click",
+            time=float(n),
+            received=float(n),
+            shopper=Shopper(f"c{n}"),
+            fingerprint=b"",
+            lines=(Line(item_id=ItemId(f"i{n}")),),
+        )
+        for n in range(50)
+    ]
+    await history.add(events)
+    home = Placement("home", "popular")
+    await placements.remember([Click(shop, f"c:c{n}", [f"i:i{n}"], home) for n in range(50)])
+    searches = [Search(shop, [f"c:c{n}"], [f"i:i{n}"]) for n in range(50)]
+    assert await placements.find(searches) == [home] * 50
+    for n in range(50):
+        (entry,) = await history.read(shop, Shopper(f"c{n}"), 10)
+        assert (entry.item_id, entry.time) == (f"i{n}", float(n))
+    await connection.close()

@@ -11,13 +11,17 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from app.telemetry import logs
 from app.telemetry.metrics import REQUEST_BUCKETS, Metrics, prepare, render
+from app.telemetry.observers import EventObserver
 from app.telemetry.output import Output
 from app.telemetry.tallies import Tallies, Tally
+from vitrine_sdk import EventType
 
 
 @pytest.fixture
@@ -265,3 +269,20 @@ def test_what_is_not_to_be_counted_leaves_what_is_as_it_was(tmp_path: Path) -> N
         'vitrine_http_request_duration_seconds_count{method="GET",route="/x"}',
     ):
         assert f"{name} 3.0" in told
+
+
+@pytest.mark.parametrize("outcome", ["accepted", "duplicate", "rejected", "apart"])
+def test_each_outcome_of_each_type_of_event_is_counted(outcome: str) -> None:
+    metrics = Metrics()
+    accepted: list[Any] = []
+    observer = EventObserver(metrics, accepted=accepted.append)
+    for type_ in EventType:
+        for _ in range(2):
+            observer.received(SimpleNamespace(type=type_), outcome)
+    observer.untracked()
+    value = metrics.registry.get_sample_value
+    for type_ in EventType:
+        labels = {"type": type_.name.lower(), "outcome": outcome}
+        assert value("vitrine_events_total", labels) == 2.0
+    assert value("vitrine_events_total", {"type": "unknown", "outcome": "unconsented"}) == 1.0
+    assert len(accepted) == (2 * len(EventType) if outcome == "accepted" else 0)
