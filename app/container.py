@@ -74,7 +74,7 @@ from app.redis.coalescing import CoalescingRedis
 from app.redis.connection import RedisConnection
 from app.redis.feature_reader import CoalescedFeatureReader
 from app.redis.history import HistoryStore
-from app.redis.history_reader import CoalescedHistoryReader
+from app.redis.history_reader import CoalescedHistoryReader, StoredHistoryReader
 from app.redis.item_features import RedisItemFeatures
 from app.redis.log_levels import LogLevelStore
 from app.redis.placements import Placements
@@ -240,25 +240,26 @@ class Container(containers.DeclarativeContainer):
         days=settings.provided.history_days,
         observe=background_observer,
     )
-    coalescing_redis = providers.Singleton(CoalescingRedis, settings.provided.redis_url)
+    coalescing_redis = providers.Singleton(
+        CoalescingRedis, settings.provided.redis_url, observe=request_observer
+    )
     redis_topology = providers.Callable(
         lambda cluster: "cluster" if cluster else "single", settings.provided.redis_cluster
     )
     # Many requests' reads in one write, on a single Redis; a cluster's nodes each want their own.
     request_history = providers.Selector(
         redis_topology,
-        single=providers.Singleton(
-            CoalescedHistoryReader, coalescing_redis, observe=request_observer
-        ),
+        single=providers.Singleton(CoalescedHistoryReader, coalescing_redis),
         cluster=providers.Singleton(
-            HistoryStore, request_redis.provided.client, observe=request_observer
+            StoredHistoryReader,
+            providers.Singleton(
+                HistoryStore, request_redis.provided.client, observe=request_observer
+            ),
         ),
     )
     request_item_features = providers.Selector(
         redis_topology,
-        single=providers.Singleton(
-            CoalescedFeatureReader, coalescing_redis, observe=request_observer
-        ),
+        single=providers.Singleton(CoalescedFeatureReader, coalescing_redis),
         cluster=providers.Singleton(RedisItemFeatures, request_redis),
     )
     artefacts = providers.Singleton(
