@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Final
 
 # name, PostgreSQL's type of a value in the array, expression of the stored value
@@ -27,7 +28,25 @@ _COLUMNS: Final = (
     ("learn", "bool", "r.learn"),
     ("payload", "text", "r.payload::jsonb"),
 )
-APPEND: Final = f"""
+COLUMNS: Final = tuple(name for name, _, _ in _COLUMNS)
+# What a column holds where the INSERT does not name it: see `tables.event`.
+DEFAULTS: Final = {
+    **dict.fromkeys(("client_id", "user_id", "session", "item_id", "variation_id", "order_id")),
+    **dict.fromkeys(("result_id", "pod_id", "strategy", "term", "conversion_type")),
+    "quantity": 1.0,
+    "revenue": 0.0,
+    "learn": True,
+    "payload": "{}",
+}
+
+
+@lru_cache(maxsize=256)
+def append(absent: frozenset[str]) -> str:
+    """Claims and rows. $1: the merchant; $2, $3: fingerprints, whether they are for ever; $4: a
+    fingerprint a row; from $5 on the columns that are not `absent`, in the order of `COLUMNS`."""
+    columns = [column for column in _COLUMNS if column[0] not in absent]
+    names = ", ".join(name for name, _, _ in columns)
+    return f"""
 WITH claimed AS (
     INSERT INTO event_id (merchant_id, fingerprint, forever)
     SELECT $1, c.fingerprint, c.forever
@@ -36,14 +55,16 @@ WITH claimed AS (
     ON CONFLICT DO NOTHING
     RETURNING fingerprint
 ), stored AS (
-    INSERT INTO event (merchant_id, {", ".join(name for name, _, _ in _COLUMNS)})
-    SELECT $1, {", ".join(expression for _, _, expression in _COLUMNS)}
-    FROM unnest($4::bytea[], {", ".join(f"${i}::{t}[]" for i, (_, t, _) in enumerate(_COLUMNS, 5))})
-        AS r (fingerprint, {", ".join(name for name, _, _ in _COLUMNS)})
+    INSERT INTO event (merchant_id, {names})
+    SELECT $1, {", ".join(expression for _, _, expression in columns)}
+    FROM unnest($4::bytea[], {", ".join(f"${i}::{t}[]" for i, (_, t, _) in enumerate(columns, 5))})
+        AS r (fingerprint, {names})
     JOIN claimed USING (fingerprint)
 )
 SELECT fingerprint FROM claimed
 """  # noqa: S608  # made of the names above
+
+
 # The shopper's latest click on the item within the window, on this client or as this user.
 ATTRIBUTE: Final = """
 SELECT l.n, found.result_id, found.pod_id, found.strategy

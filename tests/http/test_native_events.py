@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 import msgspec
 import pytest
 
+from app.domain import fingerprint
 from app.domain.catalogue import ItemId
 from app.domain.event import Line
 from app.domain.merchant import Merchant, MerchantId
@@ -65,6 +66,7 @@ async def test_each_event_is_answered_for_itself(shop: TrackingShop) -> None:
                 {"type": "search", "user_id": "u"},
                 {**VIEW, "items": [{"item_id": "2"}]},
                 {**VIEW, "item_id": "a\x00b"},
+                {"type": "view", "user_id": "u", "items": [{"item_id": "1", "variation_id": "\0"}]},
             ]
         }
     )
@@ -84,12 +86,13 @@ async def test_each_event_is_answered_for_itself(shop: TrackingShop) -> None:
         ("not_tracked", None, ""),
         ("rejected", "/events/12/term", "needs its term"),
         ("rejected", "/events/13/item_id", "not both"),
-        ("rejected", "/events/14/item_id", "matching regex"),
+        ("rejected", "/events/14/item_id", "NUL"),
+        ("rejected", "/events/15/items/0/variation_id", "NUL"),
     ]
     for (status, pointer, reason), (status_, pointer_, reason_) in zip(told, expected, strict=True):
         assert (status, pointer) == (status_, pointer_), reason
         assert reason_ in reason
-    assert (answer["accepted"], answer["duplicate"], answer["rejected"]) == (1, 1, 12)
+    assert (answer["accepted"], answer["duplicate"], answer["rejected"]) == (1, 1, 13)
     assert [row["item_id"] for row in await shop.rows()] == ["1"]
 
 
@@ -208,6 +211,20 @@ async def test_a_line_that_is_no_json_fails_alone(shop: TrackingShop) -> None:
         "accepted",
     ]
     assert [e.get("pointer") for e in answer["events"]] == [None, "/1", "/2", None]
+
+
+def test_an_event_that_is_sent_again_after_an_update_is_the_same() -> None:
+    shop = MerchantId("bench")
+    known = (
+        (fingerprint.of_id(shop, "é1"), "09b1667b9fb04afa6e7df0b5c5a0ee04"),
+        (fingerprint.of_order(shop, "o"), "f8bafb6a953e1b369d40bac6419e1482"),
+        (
+            fingerprint.of_tracked("k", "c", 1, "a", {"x": 1}, 5.0),
+            "000000052f09be0b63db92c3e1fc2c50",
+        ),
+    )
+    for made, expected in known:
+        assert made.hex() == expected
 
 
 def test_what_lines_without_a_price_or_a_quantity_brought() -> None:

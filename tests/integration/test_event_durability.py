@@ -18,6 +18,7 @@ import pytest
 from redis.asyncio import Redis
 
 from app.domain import fingerprint
+from app.domain.catalogue import ItemId
 from app.domain.errors import Conflict, Unavailable
 from app.domain.event import Event, HistoryEntry, Line, Shopper
 from app.domain.merchant import MerchantId
@@ -166,6 +167,37 @@ async def test_duplicates_within_one_batch(database: Database) -> None:
         Outcome.ACCEPTED,
     ]
     assert await items(database) == ["1", "2"]
+
+
+async def test_what_a_large_batch_leaves_out_is_as_if_it_were_sent(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = [event(n, client=f"c{n}", at=1_700_000_000.0 + n) for n in range(5)]
+    full = event(
+        9,
+        at=1_700_000_100.0,
+        user="u",
+        revenue=5.0,
+        term="t",
+        payload={"a": 1},
+        learn=False,
+        lines=(Line(item_id=ItemId("9"), variation_id="v", quantity=2.0),),
+    )
+    nothing = event(10, at=1_700_000_200.0, client=None, lines=())
+    stored = []
+    for lean_rows in (1_000, 1):
+        monkeypatch.setattr("app.postgres.event_log.LEAN_ROWS", lean_rows)
+        for batch in (plain, [*plain, full, nothing]):
+            log = EventLog(database)
+            assert {r.outcome for r in (await log.append(batch)).receipts} == {Outcome.ACCEPTED}
+            async with database.merchant(SHOP) as connection:
+                driver = await raw(connection)
+                rows = await driver.fetch("SELECT * FROM event ORDER BY occurred_at")
+                stored.append([tuple(row) for row in rows])
+                await driver.execute("DELETE FROM event")
+                await driver.execute("DELETE FROM event_id")
+    assert len(stored[0]) == 5
+    assert stored[:2] == stored[2:]
 
 
 async def test_a_partition_that_was_dropped_is_made_again(
