@@ -25,6 +25,7 @@ from app.services.stopping import stop
 _log = structlog.get_logger(module=__name__)
 
 HISTORY_SECONDS: Final = 0.25  # how long an answer waits for the shopper's history to be written
+GIVE_UP_SECONDS: Final = 5.0  # after which it is held not to be
 REPLAY_PAUSE: Final = 0.5  # seconds between tries to empty the spool
 HANDOVER_BYTES: Final = 256 * 1024  # of a spool that is emptied while new events are held back
 LOOK_SECONDS: Final = 10.0  # how often the spool is looked into without a reason
@@ -205,7 +206,8 @@ class Tracker:
         committers, others = self._tasks[: self._committers], self._tasks[self._committers :]
         await asyncio.gather(*committers)
         await stop(*others)
-        await asyncio.gather(*self._acknowledging, return_exceptions=True)
+        while self._acknowledging:  # those that acknowledge write histories
+            await asyncio.wait(self._acknowledging)
         self._tasks.clear()
 
     async def track(self, events: Sequence[Event]) -> Sequence[Receipt]:
@@ -314,9 +316,15 @@ class Tracker:
 
     async def _remember(self, events: Sequence[Event], identities: Sequence[Identity]) -> None:
         """Redis may be away: events are kept all the same, and their shoppers' histories are made
-        again from the event log when it is back."""
+        again from the event log when it is back. Where it is slow, who waits is answered before."""
+        writing = asyncio.create_task(self._write_history(events, identities))
+        self._acknowledging.add(writing)
+        writing.add_done_callback(self._acknowledging.discard)
+        await asyncio.wait((writing,), timeout=HISTORY_SECONDS)
+
+    async def _write_history(self, events: Sequence[Event], identities: Sequence[Identity]) -> None:
         try:
-            async with asyncio.timeout(HISTORY_SECONDS):
+            async with asyncio.timeout(GIVE_UP_SECONDS):
                 await self._history.add(events)
                 if identities:  # after it: what a client did just before is its user's too
                     await self._history.join(identities)

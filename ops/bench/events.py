@@ -26,6 +26,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+import msgspec
 import psutil
 import uvloop
 
@@ -123,6 +124,7 @@ async def _serve(database_url: str, redis_url: str, ready: Connection) -> None:
         await server.stop(0.0)
         await tracker.close()
         attributing.cancel()
+        output.close()
         ready.send(metrics.unattributed.labels("full")._value.get())  # noqa: SLF001
 
 
@@ -178,7 +180,7 @@ def batches() -> Iterator[bytes]:
 
 
 def _request(path: str, body: object, headers: dict[str, str]) -> bytes:
-    data = json.dumps(body).encode()
+    data = msgspec.json.encode(body)
     head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
     return (
         f"POST {path} HTTP/1.1\r\nHost: bench\r\nContent-Type: text/plain\r\n{head}"

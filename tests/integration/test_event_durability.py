@@ -280,6 +280,33 @@ async def test_a_full_queue_refuses_at_once_and_loses_nothing(database: Database
         await tracker.track([event(99)])
 
 
+async def test_a_slow_history_holds_no_answer_up_and_is_no_gap(database: Database) -> None:
+    class Slow(Deaf):
+        def __init__(self) -> None:
+            super().__init__()
+            self.may = asyncio.Event()
+
+        async def add(self, events: Sequence[Event]) -> None:
+            await self.may.wait()
+            await super().add(events)
+
+    history = Slow()
+    gaps: list[Any] = []
+    tracker = Tracker(
+        EventLog(database), history, on_history_gap=lambda merchants, _: gaps.append(merchants)
+    )
+    await tracker.start()
+    await tracker.track([event(1)])  # answered, though nothing is written
+    assert history.heard == []
+    closing = asyncio.create_task(tracker.close())
+    await asyncio.sleep(0.05)
+    assert not closing.done()
+    history.may.set()
+    await closing
+    assert [e.lines[0].item_id for e in history.heard] == ["1"]
+    assert gaps == []
+
+
 async def test_without_a_spool_nothing_is_acknowledged_while_the_log_is_away(
     database: Database,
 ) -> None:
