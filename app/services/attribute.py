@@ -26,7 +26,7 @@ from vitrine_sdk import EventType
 log = structlog.get_logger(module=__name__)
 
 OTHER: Final = "other"  # the label of a pod or strategy that the merchant does not have
-_BATCH: Final = 500
+_BATCH: Final = 1_000
 _PAUSE: Final = 1.0  # seconds, after Redis did not answer
 
 
