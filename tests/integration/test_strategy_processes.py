@@ -63,6 +63,13 @@ async def starting(artefact: Path, **options: Any) -> AsyncIterator[Start]:
     await processes.close()
 
 
+async def gone(process: psutil.Process) -> None:
+    """Returns when it has ended, whether it has been reaped or not."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        while process.status() != psutil.STATUS_ZOMBIE:
+            await asyncio.sleep(0.01)
+
+
 @pytest.fixture
 async def start(artefact: Path) -> AsyncIterator[Start]:
     async with starting(artefact) as start:
@@ -187,8 +194,7 @@ async def test_who_is_late_is_killed_with_all_that_it_started(start: Start, term
     answer = await ask(shop, term)
     assert answer.items == ("i0", "i1", "i2", "i3")
     assert answer.fallback == Failure.LATE
-    while group.is_running() and group.status() != psutil.STATUS_ZOMBIE:
-        await asyncio.sleep(0.01)
+    await gone(group)
     with contextlib.suppress(ProcessLookupError):  # until nobody is left in its group
         while True:
             os.killpg(pid, 0)
@@ -248,8 +254,7 @@ async def test_it_ends_when_nobody_refers_to_it(start: Start) -> None:
     process = psutil.Process(model.pid)
     del model
     gc.collect()
-    while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
-        await asyncio.sleep(0.01)
+    await gone(process)
 
 
 async def test_nothing_that_it_prints_disturbs(start: Start) -> None:
