@@ -181,7 +181,7 @@ class Container(containers.DeclarativeContainer):
     # Stores
 
     background_observer = providers.Singleton(redis_observer, metrics, "background")
-    request_observer = providers.Singleton(redis_observer, metrics, "request")
+    request_observer = providers.Singleton(redis_observer, metrics, "request", tallied=True)
     job_observer = providers.Singleton(JobObserver, metrics)
     tracer = providers.Singleton(tracer_from_environment)  # the worker's
     database = providers.Singleton(

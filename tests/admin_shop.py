@@ -14,10 +14,11 @@ from typing import Any
 from aiohttp import ClientSession, encode_basic_auth, web
 
 from app.domain.catalogue import DEFAULT_SECTION, Item, ItemFeatures, ItemId, Section
-from app.domain.event import HistoryEntry, Shopper
+from app.domain.event import Shopper
 from app.domain.item_features import features
 from app.domain.item_index import ItemIndexes
 from app.domain.merchant import MerchantId, Role
+from app.domain.past import NO_PAST, Past
 from app.domain.rendered import RenderedItems
 from app.http.admin_audit import AdminAudit
 from app.http.admin_keys import AdminKeys
@@ -67,10 +68,8 @@ class Catalogue:
     ) -> Sequence[ItemFeatures | None]:
         return [self.items.get(item_id) for item_id in ids]
 
-    async def read(
-        self, merchant: MerchantId, shopper: Shopper, limit: int
-    ) -> Sequence[HistoryEntry]:
-        return []
+    async def read(self, merchant: MerchantId, shopper: Shopper, limit: int, until: float) -> Past:
+        return NO_PAST
 
     def record(self, sample: ServedSample) -> None:
         pass

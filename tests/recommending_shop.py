@@ -21,6 +21,7 @@ from app.domain.errors import Conflict, Unavailable
 from app.domain.event import HistoryEntry, Shopper
 from app.domain.item_index import ItemIndex, ItemIndexes
 from app.domain.merchant import Credential, Merchant, MerchantId, Role, StorefrontKey
+from app.domain.past import Past
 from app.domain.pod import Pod, RunMode, StrategyConfiguration
 from app.domain.rendered import RenderedItems
 from app.http.application import build
@@ -125,16 +126,15 @@ class History:
     stalled: bool = False
     reads: int = 0
 
-    async def read(
-        self, merchant: MerchantId, shopper: Shopper, limit: int
-    ) -> Sequence[HistoryEntry]:
+    async def read(self, merchant: MerchantId, shopper: Shopper, limit: int, until: float) -> Past:
         assert merchant == SHOP
         self.reads += 1
         if self.stalled:
-            await asyncio.Event().wait()
+            async with asyncio.timeout_at(until):
+                await asyncio.Event().wait()
         if self.away:
             raise Unavailable("away")
-        return self.entries.get(shopper.id or "", [])[:limit]
+        return Past.of(self.entries.get(shopper.id or "", [])[:limit])
 
     def act(
         self, shopper_id: str, item_id: str, type_: EventType = EventType.VIEW, time: float = 0

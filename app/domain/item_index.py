@@ -10,7 +10,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import repeat
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,7 @@ from app.domain.catalogue import FacetValue, ItemFeatures, ItemId, Section
 from app.domain.item_change import PreparedChange, merged
 from app.domain.merchant import MerchantId
 from app.domain.rendered import ENTRY_OVERHEAD, RenderedItems, render
+from app.domain.row_lookup import row_lookup
 from vitrine_sdk import BoolArray, FloatArray, IntArray
 
 Table = BoolArray  # one flag a code of a column
@@ -202,7 +203,7 @@ class ItemIndex:
         """Grows with every change that became visible."""
         self.ids: list[ItemId] = []
         self.columns: dict[str, Column] = {}
-        self._rows: dict[ItemId, int] = {}
+        self._rows = row_lookup(cast("list[str]", self.ids))
         self._capacity = _FIRST_CAPACITY
         self.present: BoolArray = np.zeros(_FIRST_CAPACITY, np.bool_)
         """The item is in the catalogue."""
@@ -230,13 +231,21 @@ class ItemIndex:
 
     def row(self, item_id: str) -> int:
         """The item's row, -1 where it has none."""
-        return self._rows.get(item_id, -1)  # type: ignore[call-overload, no-any-return]
+        return self._rows.row(item_id)
 
     def rows(self, ids: Sequence[str]) -> IntArray:
         """The items' rows, -1 for those that have none."""
         if not ids:
             return NO_ROWS
-        return np.fromiter(map(self._rows.get, ids, repeat(-1)), np.int32, len(ids))  # type: ignore[arg-type]
+        return self._rows.rows(ids)
+
+    def packed_rows(self, joined: bytes, ends: IntArray) -> IntArray:
+        """The same for ids that stand one after the other, as UTF-8.
+
+        Args:
+            ends: where in `joined` each ends.
+        """
+        return self._rows.packed(joined, ends)
 
     def column(self, name: str) -> Column | None:
         """The attribute's column; None where no item has it. `price` is not one of them."""
@@ -320,12 +329,9 @@ class ItemIndex:
         return [name for name, column in self.columns.items() if column.closed]
 
     def _row_for(self, item_id: ItemId) -> int:
-        row = self._rows.get(item_id)
-        if row is None:
-            row = self._rows[item_id] = len(self.ids)
-            self.ids.append(item_id)
-            if row + 1 >= self._capacity:  # the last one stays free: it answers for row -1
-                self._grow(2 * self._capacity)
+        row = self._rows.add(item_id)
+        if row + 1 >= self._capacity:  # the last one stays free: it answers for row -1
+            self._grow(2 * self._capacity)
         return row
 
     def _grow(self, capacity: int) -> None:

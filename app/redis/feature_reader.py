@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from app.domain.catalogue import ItemFeatures, Section
 from app.domain.merchant import MerchantId
@@ -13,17 +12,10 @@ from app.redis.item_features import bucket_key, by_bucket, decode
 
 class CoalescedFeatureReader:
     """Implements `app.services.showing.FeatureReader`. Not for a cluster: there,
-    `RedisItemFeatures` does.
+    `RedisItemFeatures` does."""
 
-    Args:
-        observe: is told of each call: seconds, and whether Redis answered.
-    """
-
-    def __init__(
-        self, redis: CoalescingRedis, observe: Callable[[float, bool], None] | None = None
-    ) -> None:
+    def __init__(self, redis: CoalescingRedis) -> None:
         self._redis = redis
-        self._observe = observe
 
     async def features(
         self, merchant: MerchantId, section: Section, ids: Sequence[str]
@@ -40,14 +32,7 @@ class CoalescedFeatureReader:
             ("HMGET", bucket_key(merchant, section, bucket), *(ids[place] for place in here))
             for bucket, here in places.items()
         ]
-        began = time.perf_counter()
-        answered = False  # nor is who gives up waiting answered
-        try:
-            replies = await self._redis.call(commands)
-            answered = True
-        finally:
-            if self._observe is not None:
-                self._observe(time.perf_counter() - began, answered)
+        replies = await self._redis.ask(commands)
         found: list[ItemFeatures | None] = [None] * len(ids)
         for here, values in zip(places.values(), replies, strict=True):
             for place, value in zip(here, values, strict=True):

@@ -16,7 +16,7 @@ from app.services.running import Failure, Runner
 from app.services.shopper_history import Recent
 from app.services.snapshot import ServedModel
 from app.telemetry.metrics import Metrics
-from vitrine_sdk import EMPTY_HISTORY, Candidates, Context, History
+from vitrine_sdk import EMPTY_HISTORY, Candidates, Context, History, kernel
 
 _SHARE: Final = 0.5  # of the time left, that a strategy may take which has others after it
 
@@ -189,17 +189,16 @@ def _history(model: ServedModel, recent: Recent, now: int) -> History:
     wanted = model.needs.history
     if not wanted or not len(recent):
         return EMPTY_HISTORY
-    # Rows that came after the model are all beyond its last place, which says "unknown".
-    items = model.positions.take(recent.rows, mode="clip")
-    types, times = recent.types, recent.times
-    if -1 in items.tolist():
-        known = (items >= 0).nonzero()[0]
-        items, types, times = items[known], types[known], times[known]
-    if len(items) > wanted:
-        items, types, times = items[:wanted], types[:wanted], times[:wanted]
-    ages = (now - times).astype(np.float32)
-    if len(ages) and times[0] > now:  # a clock that is ahead
-        np.maximum(ages, 0, out=ages)
-    items.setflags(write=False)
-    ages.setflags(write=False)
+    positions, rows, types, times = model.positions, recent.rows, recent.types, recent.times
+    if kernel.history is not None and kernel.plain(rows, kernel.INT32):
+        items, types, ages = kernel.history.known(positions, rows, types, times, wanted, now)
+    else:
+        # Rows that came after the model are all beyond its last place, which says "unknown".
+        items = positions.take(rows, mode="clip")
+        here = (items >= 0).nonzero()[0][:wanted]
+        items, types = items.take(here), types.take(here)
+        # A clock may be ahead.
+        ages = np.maximum(now - times.take(here), 0).astype(np.float32)
+    for array in (items, types, ages):
+        array.setflags(write=False)
     return History(items, types, ages)

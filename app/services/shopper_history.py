@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
@@ -14,9 +13,10 @@ import structlog
 from app.domain.bounded_cache import BoundedCache
 from app.domain.breaker import Breaker
 from app.domain.errors import Unavailable
-from app.domain.event import HistoryEntry, Shopper
+from app.domain.event import Shopper
 from app.domain.item_index import ItemIndex
 from app.domain.merchant import MerchantId
+from app.domain.past import Past
 from vitrine_sdk import IntArray
 
 log = structlog.get_logger(module=__name__)
@@ -26,13 +26,15 @@ _OVERHEAD: Final = 700
 
 
 class HistoryReader(Protocol):
-    async def read(
-        self, merchant: MerchantId, shopper: Shopper, limit: int
-    ) -> Sequence[HistoryEntry]:
+    async def read(self, merchant: MerchantId, shopper: Shopper, limit: int, until: float) -> Past:
         """The latest events of a shopper, newest first: of the user and of the client together, in
         one round trip.
 
+        Args:
+            until: how long to wait, on the event loop's clock.
+
         Raises:
+            TimeoutError: longer.
             Unavailable: the store is away.
         """
         ...
@@ -95,7 +97,7 @@ class Histories:
         """A shopper's history, and whether it is the store's (else: what this process remembers).
 
         Args:
-            now: monotonic, as `deadline` is.
+            now: on the event loop's clock, as `deadline` is.
         """
         found, fresh = await self.recent_each(merchant, shopper, ((index, limit),), now, deadline)
         return found[0], fresh
@@ -116,8 +118,8 @@ class Histories:
         if not self._breaker.allows(now):
             return self._what_is_remembered(name, wanted), False
         try:
-            async with asyncio.timeout_at(now + max(deadline - now, 0.0) * self._share):
-                entries = await self._reader.read(merchant, shopper, limit)
+            until = now + max(deadline - now, 0.0) * self._share
+            past = await self._reader.read(merchant, shopper, limit, until)
         except (TimeoutError, Unavailable) as error:
             open_before = not self._breaker.closed
             self._breaker.failed(now)
@@ -129,14 +131,14 @@ class Histories:
             raise
         self._breaker.succeeded()
         if len(wanted) == 1:
-            recent = arrays(entries[:limit], wanted[0][0])
+            recent = known(past.latest(limit), wanted[0][0])
             self._remembered.put((wanted[0][0].base, name), recent)
             return (recent,), True
         found: dict[tuple[int, int], Recent] = {}
         for index, most in sorted(wanted, key=_by_limit):  # the longest is remembered
             place = (index.base, most)
             if place not in found:
-                found[place] = arrays(entries[:most], index)
+                found[place] = known(past.latest(most), index)
                 self._remembered.put((index.base, name), found[place])
         return [found[index.base, most] for index, most in wanted], True
 
@@ -153,16 +155,16 @@ def _by_limit(wanted: tuple[ItemIndex, int]) -> int:
     return wanted[1]
 
 
-def arrays(entries: Sequence[HistoryEntry], index: ItemIndex) -> Recent:
-    rows = index.rows([entry.item_id for entry in entries])
-    known = rows.tolist()
-    if -1 in known:
-        entries = [entry for entry, row in zip(entries, known, strict=True) if row >= 0]
-        rows = rows[rows >= 0]
-    if not entries:
+def known(past: Past, index: ItemIndex) -> Recent:
+    """The events with items that the index knows."""
+    if not len(past):
         return NOTHING
-    times = np.array([entry.time for entry in entries], np.float64).astype(np.int64)
-    rows.setflags(write=False)  # strategies see parts of them
-    times.setflags(write=False)
-    # Through bytes: numbers of an enumeration one by one take four times as long.
-    return Recent(rows, np.frombuffer(bytes([entry.type for entry in entries]), np.int8), times)
+    rows, types, times = index.packed_rows(past.ids, past.ends), past.types, past.times
+    if -1 in rows.tolist():
+        here = (rows >= 0).nonzero()[0]
+        if not len(here):
+            return NOTHING
+        rows, types, times = rows.take(here), types.take(here), times.take(here)
+    for array in (rows, types, times):
+        array.setflags(write=False)  # strategies see parts of them
+    return Recent(rows, types, times)

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from app.telemetry.metrics import Metrics
+from app.telemetry.metrics import STORE_BUCKETS, Metrics
 from app.telemetry.tallies import Tally
 from app.telemetry.traces import CURRENT
 
@@ -72,13 +72,18 @@ def postgres_observer(metrics: Metrics) -> Callable[[float, bool], None]:
     return _timed("PostgreSQL", metrics.postgres_seconds.observe, metrics.postgres_unavailable.inc)
 
 
-def redis_observer(metrics: Metrics, client: str) -> Callable[[float, bool], None]:
-    """What a `RedisConnection` and those who share it tell of calls."""
-    return _timed(
-        "Redis",
-        metrics.redis_seconds.labels(client).observe,
-        metrics.redis_unavailable.labels(client).inc,
-    )
+def redis_observer(
+    metrics: Metrics, client: str, *, tallied: bool = False
+) -> Callable[[float, bool], None]:
+    """What a `RedisConnection` and those who share it tell of calls.
+
+    Args:
+        tallied: all of it is told by one thread, of a process that folds its tallies.
+    """
+    observe: Callable[[float], None] = metrics.redis_seconds.labels(client).observe
+    if tallied:
+        observe = metrics.timings(metrics.redis_seconds, STORE_BUCKETS, client).observe
+    return _timed("Redis", observe, metrics.redis_unavailable.labels(client).inc)
 
 
 def _timed(

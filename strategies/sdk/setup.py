@@ -6,5 +6,6 @@ from setuptools import Extension, setup
 setup(
     ext_modules=[
         Extension("vitrine_sdk._kernel", ["src/vitrine_sdk/_kernel.pyx"], optional=True),
+        Extension("vitrine_sdk._history", ["src/vitrine_sdk/_history.pyx"], optional=True),
     ]
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import signal
 import socket
 from collections.abc import AsyncIterator, Iterator
@@ -17,6 +18,7 @@ from app.domain.catalogue import DEFAULT_SECTION, ItemFeatures, ItemId
 from app.domain.errors import Unavailable
 from app.domain.event import Event, Line, Shopper
 from app.domain.merchant import MerchantId
+from app.domain.past import Past
 from app.embedded import EmbeddedRedis
 from app.redis.coalescing import CoalescingRedis
 from app.redis.connection import RedisConnection
@@ -181,10 +183,15 @@ async def test_histories_are_read_as_the_store_reads_them(
     reader = CoalescedHistoryReader(coalescing)
     for shopper in shoppers:
         for limit in (0, 1, 3, 10):
-            expected = list(await store.read(SHOP, shopper, limit))
-            assert list(await reader.read(SHOP, shopper, limit)) == expected
-    assert [entry.item_id for entry in await reader.read(SHOP, shoppers[1], 10)] == list("dcba")
+            expected = Past.of(await store.read(SHOP, shopper, limit))
+            found = await reader.read(SHOP, shopper, limit, math.inf)
+            assert columns(found) == columns(expected)
+    assert (await reader.read(SHOP, shoppers[1], 10, math.inf)).ids == b"dcba"
     await connection.close()
+
+
+def columns(past: Past) -> tuple[object, ...]:
+    return past.ids, past.ends.tolist(), past.types.tolist(), past.times.tolist()
 
 
 async def test_features_are_read_as_the_store_reads_them(
@@ -194,23 +201,69 @@ async def test_features_are_read_as_the_store_reads_them(
     store = RedisItemFeatures(connection)
     items = [ItemFeatures(id=ItemId(f"i{n}"), version=n + 1, name=f"Item {n}") for n in range(300)]
     await store.write(SHOP, DEFAULT_SECTION, items)
-    seen: list[bool] = []
-    reader = CoalescedFeatureReader(coalescing, lambda _seconds, answered: seen.append(answered))
+    reader = CoalescedFeatureReader(coalescing)
     wanted = [f"i{n}" for n in (7, 299, 7, 12)] + ["unknown"]
     found = await reader.features(SHOP, DEFAULT_SECTION, wanted)
     assert found == await store.features(SHOP, DEFAULT_SECTION, wanted)
     assert found == [items[7], items[299], items[7], items[12], None]
     assert await reader.features(SHOP, DEFAULT_SECTION, []) == []
-    assert seen == [True]
     await connection.close()
 
 
-async def test_who_waits_for_features_can_give_up() -> None:
-    """A cancellation is one: the request's time ends when it ends."""
-    with socket.create_server(("127.0.0.1", 0)) as silent:  # connections wait, nobody answers
-        redis_ = CoalescingRedis(f"redis://127.0.0.1:{silent.getsockname()[1]}")
-        reader = CoalescedFeatureReader(redis_)
+@pytest.fixture
+def silent() -> Iterator[str]:
+    """A Redis whose connections wait: nobody answers."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"redis://127.0.0.1:{server.getsockname()[1]}"
+
+
+async def test_each_waits_as_long_as_it_may(redis_url: str, silent: str) -> None:
+    told: list[bool] = []
+    redis_ = CoalescingRedis(silent, observe=lambda _seconds, answered: told.append(answered))
+    now = asyncio.get_running_loop().time()
+    order: list[int] = []
+
+    async def ask(number: int, until: float) -> None:
         with pytest.raises(TimeoutError):
-            async with asyncio.timeout(0.05):
-                await reader.features(SHOP, DEFAULT_SECTION, ["i1"])
-        await redis_.close()
+            await redis_.ask([("ECHO", number)], until)
+        order.append(number)
+
+    longest = asyncio.create_task(redis_.ask([("PING",)]))
+    async with asyncio.timeout(10):
+        # Before it is connected, and after; the later ones have less time, the last has none left.
+        first = [asyncio.create_task(ask(n, now + 0.3 - 0.1 * n)) for n in range(2)]
+        while redis_._link is None:
+            await asyncio.sleep(0)
+        await asyncio.gather(*first, ask(2, now + 0.1), ask(3, now - 1))
+    assert order == [3, 2, 1, 0]
+    assert not longest.done()
+    await redis_.close()
+    with pytest.raises(Unavailable):
+        await longest
+    assert told == [False] * 5
+    redis_ = CoalescingRedis(redis_url, observe=lambda _seconds, answered: told.append(answered))
+    until = asyncio.get_running_loop().time() + 0.05
+    assert await redis_.ask([("ECHO", 1)], until) == [b"1"]
+    assert told.pop()
+    await asyncio.sleep(0.1)
+    assert redis_._alarm is None, "an alarm for nobody"
+    assert await redis_.ask([("ECHO", 2)], until + 10) == [b"2"], "what was late is of the past"
+    await redis_.close()
+
+
+async def test_a_history_is_waited_for_as_long_as_there_is_time(silent: str) -> None:
+    redis_ = CoalescingRedis(silent)
+    reader = CoalescedHistoryReader(redis_)
+    with pytest.raises(TimeoutError):
+        await reader.read(SHOP, Shopper("c1"), 10, asyncio.get_running_loop().time() + 0.05)
+    await redis_.close()
+
+
+async def test_who_waits_for_features_can_give_up(silent: str) -> None:
+    """A cancellation is one: the request's time ends when it ends."""
+    redis_ = CoalescingRedis(silent)
+    reader = CoalescedFeatureReader(redis_)
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.05):
+            await reader.features(SHOP, DEFAULT_SECTION, ["i1"])
+    await redis_.close()

@@ -20,6 +20,7 @@ from app.domain.recommendation import RecommendationRequest
 from app.embedded import EmbeddedRedis
 from app.redis.connection import RedisConnection
 from app.redis.history import HistoryStore
+from app.redis.history_reader import StoredHistoryReader
 from app.redis.item_features import RedisItemFeatures
 from app.services.answer import Answer
 from tests.recommending_shop import (
@@ -58,7 +59,11 @@ async def shop_on(
     features = RedisItemFeatures(connection)
     await features.write(SHOP, DEFAULT_SECTION, ITEMS)
     shop = RecommendingShop(
-        ITEMS, prefill=prefill, history_reader=history, feature_reader=features, **options
+        ITEMS,
+        prefill=prefill,
+        history_reader=StoredHistoryReader(history),
+        feature_reader=features,
+        **options,
     )
     shop.strategy("latest", after_latest(60))
     shop.strategy("similar", after_seeds(60))

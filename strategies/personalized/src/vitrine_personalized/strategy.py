@@ -4,7 +4,6 @@ purchases where a shop has them."""
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Annotated, ClassVar
 
 import msgspec
@@ -27,13 +26,11 @@ from vitrine_sdk import (
 from vitrine_sdk.cooccurrence import damped, followed, neighbours, popularity, type_weights
 from vitrine_sdk.embeddings import Training, embed, nearest, profile
 from vitrine_sdk.neighbours import Neighbours, checked, contained, summed
-from vitrine_sdk.ranking import ranked
+from vitrine_sdk.past import NOTHING_AGAIN, blended, following, repeated, weighed
 
 DAY = 86_400
-FROM_HISTORY, BOUGHT_BEFORE = 0, 1
 EMBEDDED = 20  # events of the history that make its profile
 MOSTLY_REPEATS = 0.25
-PURCHASE = np.int8(EventType.PURCHASE)
 
 Weight = Annotated[float, msgspec.Meta(ge=0, le=1000)]
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
@@ -94,32 +91,23 @@ class PersonalizedModel:
         history = context.history
         if not len(history):
             return NO_CANDIDATES
-        weights = self._weights(history, self.config.recency)
         # What counts for less than a hundredth of the most costs time and changes nothing.
-        telling = (weights > np.float32(0.01) * weights.max()).nonzero()[0]
-        items, telling_weights = history.items.take(telling), weights.take(telling)
-        if self.embedding > 0:
-            found, scores = self.transitions.merged(items, telling_weights)
-            found, scores = self._with_likeness(history, items, found, scores)
-            others = ~contained(found, history.items)
-            found, scores = found[others], scores[others]
-        else:
-            found, scores = self.transitions.merged(items, telling_weights, history.items)
-        reasons = np.zeros(len(found), np.uint8)
+        weights, items, telling = weighed(
+            history, self.type_weights, self.config.recency, self.config.half_life_days, 0.01
+        )
+        again = NOTHING_AGAIN
         if self.repeats > 0:
-            found, scores, reasons = self._with_repeats(history, weights, found, scores, reasons)
-        return ranked(found, scores, limit, reasons, context.eligible)
-
-    def _weights(self, history: History, recency: float) -> FloatArray:
-        """Of each event: by its type, its place and its age."""
-        decay = _decays(recency)[: len(history)]
-        if len(decay) < len(history):
-            decay = np.float32(recency) ** np.arange(len(history), dtype=np.float32)
-        # The newest event always counts, however old it is: ages are relative to it.
-        days = (history.ages - history.ages[0]) / np.float32(DAY)
-        age = np.exp2(-days / np.float32(self.config.half_life_days))
-        weights: FloatArray = self.type_weights.take(history.types) * decay * age
-        return weights.astype(np.float32, copy=False)
+            again = repeated(history, weights, EventType.PURCHASE, self.again)
+        if self.embedding <= 0:
+            return following(
+                self.transitions, items, telling, history, again, self.repeats, limit,
+                context.eligible,
+            )  # fmt: skip
+        found, scores = self.transitions.merged(items, telling)
+        found, scores = self._with_likeness(history, items, found, scores)
+        others = ~contained(found, history.items)
+        found, scores = found[others], scores[others]
+        return blended(found, scores, again, self.repeats, limit, context.eligible)
 
     def _with_likeness(
         self,
@@ -140,46 +128,13 @@ class PersonalizedModel:
         if not len(found):
             return found, scores
         past = history.items[:EMBEDDED]
-        weights = self._weights(history, self.config.embedding_recency)[:EMBEDDED]
-        likeness = np.maximum(profile(self.vectors, past, weights, found), 0)
+        config = self.config
+        weights, _, _ = weighed(
+            history, self.type_weights, config.embedding_recency, config.half_life_days
+        )
+        likeness = np.maximum(profile(self.vectors, past, weights[:EMBEDDED], found), 0)
         best = max(float(likeness.max()), 1e-30)
         return found, (scores + likeness * np.float32(self.embedding / best)).astype(np.float32)
-
-    def _with_repeats(
-        self,
-        history: History,
-        weights: FloatArray,
-        found: npt.NDArray[np.int32],
-        scores: FloatArray,
-        reasons: npt.NDArray[np.uint8],
-    ) -> tuple[npt.NDArray[np.int32], FloatArray, npt.NDArray[np.uint8]]:
-        items = history.items
-        bought = (history.types == PURCHASE).nonzero()[0]
-        if len(bought) < len(items):
-            items, weights = items.take(bought), weights.take(bought)
-        items, again = summed(items, np.sqrt(weights) * self.again.take(items))
-        keep = (again > 0).nonzero()[0]
-        if len(keep) < len(items):
-            items, again = items.take(keep), again.take(keep)
-        if not len(items):
-            return found, scores, reasons
-        share = np.float32(self.repeats)
-        if len(scores):
-            scores = scores * ((1 - share) / max(scores.item(scores.argmax()), 1e-30))
-        again = again * (share / again[again.argmax()])
-        codes = np.full(len(items), BOUGHT_BEFORE, np.uint8)
-        return (
-            np.concatenate((items, found)),
-            np.concatenate((again, scores)).astype(np.float32),
-            np.concatenate((codes, reasons)),
-        )
-
-
-@lru_cache(maxsize=64)
-def _decays(recency: float) -> FloatArray:
-    decays: FloatArray = np.float32(recency) ** np.arange(256, dtype=np.float32)
-    decays.setflags(write=False)
-    return decays
 
 
 class Personalized:
@@ -187,7 +142,7 @@ class Personalized:
 
     contract: ClassVar[int] = 1
     format: ClassVar[int] = 2
-    reasons: ClassVar[tuple[str, ...]] = ("from_history", "bought_before")
+    reasons: ClassVar[tuple[str, ...]] = ("from_history", "bought_before")  # as `blended` says
 
     @property
     def config(self) -> type[PersonalizedConfig]:

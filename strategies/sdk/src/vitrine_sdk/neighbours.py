@@ -54,7 +54,7 @@ class Neighbours:
         """
         if (
             kernel.compiled is not None
-            and self._plain(rows, factors)
+            and self.plain(rows, factors)
             and (without is None or kernel.plain(without, kernel.INT32))
         ):
             return kernel.compiled.merged(  # type: ignore[no-any-return]
@@ -73,7 +73,8 @@ class Neighbours:
             items, weights = items[others], weights[others]
         return summed(items, weights)
 
-    def _plain(self, rows: IntArray, factors: FloatArray) -> bool:
+    def plain(self, rows: IntArray, factors: FloatArray) -> bool:
+        """Whether the kernel takes all of it as it is."""
         plain = kernel.plain
         return (
             plain(rows, kernel.INT32)

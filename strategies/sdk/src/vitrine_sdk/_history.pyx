@@ -1,0 +1,539 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
+"""A shopper's history on its way from Redis' entries to a model's numbers, each step in one call.
+
+As `vitrine_sdk._kernel`: twins in Python beside the callers, the interpreter's lock held throughout.
+Items lie far apart in memory, and a history has a hundred of them: what each step reads of all of
+them is on its way before the first is looked at.
+"""
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.list cimport PyList_GET_ITEM, PyList_GET_SIZE
+from cpython.object cimport PyObject
+from libc.math cimport exp2f, sqrtf
+from libc.stdint cimport int8_t, int32_t, int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcmp, memcpy, memset
+
+from numpy import empty, float32, int8, int32, int64, uint8
+
+from vitrine_sdk._kernel cimport (
+    ascending, bits, data, drain, leave_out, room, room_for_bits, room_for_sums, sums,
+)
+
+cdef extern from *:
+    void __builtin_prefetch(const void*) nogil
+    const char* PyUnicode_AsUTF8AndSize(object text, Py_ssize_t* size) except NULL
+    double PyOS_string_to_double(const char*, char** end, PyObject* overflow) except? -1.0
+    ctypedef struct PyListObject:
+        PyObject** ob_item
+
+
+cdef float DAY = 86400.0, ONE = 1.0
+
+# Items by id
+
+cdef inline uint64_t mixed(uint64_t value) noexcept nogil:
+    value ^= value >> 32
+    value *= <uint64_t> 0xD6E8FEB86659FD93
+    value ^= value >> 32
+    value *= <uint64_t> 0xD6E8FEB86659FD93
+    return value ^ (value >> 32)
+
+
+cdef inline uint32_t hashed(const char* text, Py_ssize_t size) noexcept nogil:
+    """Ids come from a shop's own catalogue: nobody else can make them collide."""
+    cdef uint64_t value = <uint64_t> size * <uint64_t> 0x9E3779B97F4A7C15, word
+    while size >= 8:
+        memcpy(&word, text, 8)
+        value = mixed(value ^ word)
+        text += 8
+        size -= 8
+    if size:
+        word = 0
+        memcpy(&word, text, size)
+        value = mixed(value ^ word)
+    return <uint32_t> value
+
+
+cdef class Rows:
+    """See `app.domain.row_lookup`. Open addressing, at most half full. A slot is an id's hash and its
+    row + 1, or 0: to grow, no id has to be read."""
+
+    cdef list ids
+    cdef uint64_t* slots
+    cdef Py_ssize_t mask, used
+
+    def __cinit__(self, list ids):
+        if ids:
+            raise ValueError("ids before there is a table of them")
+        self.ids = ids
+        self.mask = 255
+        self.used = 0
+        self.slots = <uint64_t*> calloc(self.mask + 1, sizeof(uint64_t))
+        if self.slots == NULL:
+            raise MemoryError
+
+    def __dealloc__(self):
+        free(self.slots)
+
+    def row(self, str id):
+        cdef Py_ssize_t size
+        cdef const char* text
+        try:
+            text = PyUnicode_AsUTF8AndSize(id, &size)
+        except UnicodeEncodeError:
+            return -1
+        return self.find(text, size, hashed(text, size))
+
+    def rows(self, ids):
+        cdef list listed = list(ids)
+        cdef Py_ssize_t i, k
+        found = empty(len(listed), int32)
+        cdef int32_t* out = <int32_t*> data(found, 4, &i)
+        for k in range(len(listed)):
+            out[k] = self.row(listed[k])
+        return found
+
+    def add(self, str id):
+        cdef Py_ssize_t size
+        cdef const char* text = PyUnicode_AsUTF8AndSize(id, &size)
+        cdef uint32_t hash = hashed(text, size)
+        cdef int32_t row = self.find(text, size, hash)
+        if row < 0:
+            if 2 * (self.used + 1) > self.mask:
+                self.grow()
+            row = <int32_t> PyList_GET_SIZE(self.ids)
+            self.ids.append(id)
+            self.put((<uint64_t> hash << 32) | <uint64_t> (row + 1))
+            self.used += 1
+        return row
+
+    def packed(self, bytes joined, ends):
+        cdef Py_ssize_t count, i, start = 0, size = PyBytes_GET_SIZE(joined), last = 0
+        cdef int32_t* end = <int32_t*> data(ends, 4, &count)
+        cdef const char* text = PyBytes_AS_STRING(joined)
+        cdef uint32_t* hashes
+        for i in range(count):
+            if end[i] < last or end[i] > size:
+                raise IndexError(f"an id from {last} to {end[i]} of {size} bytes")
+            last = end[i]
+        found = empty(count, int32)
+        cdef int32_t* row = <int32_t*> data(found, 4, &i)
+        cdef int32_t likely
+        hashes = <uint32_t*> room((count + 1) * sizeof(uint32_t))
+        for i in range(count):
+            hashes[i] = hashed(text + start, end[i] - start)
+            __builtin_prefetch(&self.slots[hashes[i] & self.mask])
+            start = end[i]
+        # Most are in their first slot: their ids are fetched before they are compared.
+        for i in range(count):
+            likely = <int32_t> (self.slots[hashes[i] & self.mask] & 0xFFFFFFFF) - 1
+            row[i] = likely
+            if likely >= 0:
+                __builtin_prefetch(self.place(likely))
+        for i in range(count):
+            if row[i] >= 0:
+                __builtin_prefetch(self.place(row[i])[0])
+                __builtin_prefetch(<char*> self.place(row[i])[0] + 56)
+        start = 0
+        for i in range(count):
+            row[i] = self.find(text + start, end[i] - start, hashes[i])
+            start = end[i]
+        return found
+
+    cdef inline PyObject** place(self, int32_t row):
+        return (<PyListObject*> self.ids).ob_item + row
+
+    cdef int32_t find(self, const char* text, Py_ssize_t size, uint32_t hash) except -2:
+        cdef Py_ssize_t at = hash & self.mask, length
+        cdef uint64_t slot
+        cdef int32_t row
+        cdef const char* known
+        while True:
+            slot = self.slots[at]
+            if not slot:
+                return -1
+            if slot >> 32 == hash:
+                row = <int32_t> (slot & 0xFFFFFFFF) - 1
+                known = PyUnicode_AsUTF8AndSize(<object> PyList_GET_ITEM(self.ids, row), &length)
+                if length == size and not memcmp(known, text, size):
+                    return row
+            at = (at + 1) & self.mask
+
+    cdef int grow(self) except -1:
+        cdef Py_ssize_t at, before = self.mask
+        cdef uint64_t slot
+        cdef uint64_t* old = self.slots
+        fresh = <uint64_t*> calloc(2 * (before + 1), sizeof(uint64_t))
+        if fresh == NULL:
+            raise MemoryError
+        self.slots = fresh
+        self.mask = 2 * before + 1
+        for at in range(before + 1):
+            slot = old[at]
+            if slot:
+                self.put(slot)
+        free(old)
+        return 0
+
+    cdef void put(self, uint64_t slot) noexcept:
+        cdef Py_ssize_t at = (slot >> 32) & self.mask
+        while self.slots[at]:
+            at = (at + 1) & self.mask
+        self.slots[at] = slot
+
+
+# Redis' entries
+
+cdef struct Entry:
+    const char* id
+    Py_ssize_t size
+    double time
+    int8_t type
+
+cdef int64_t EXACT = <int64_t> 1 << 53
+cdef double TENS[19]
+for _place in range(19):
+    TENS[_place] = 10.0 ** _place
+
+
+cdef bint plain(const char* at, Py_ssize_t size, Entry* entry) except -1:
+    """Whether an entry is `["id",type,seconds,...]` as it is written, and what it says. One that is
+    written in another way (an escape in the id, an exponent) is for a real decoder."""
+    cdef const char* end = at + size
+    cdef const char* number
+    cdef char* behind
+    cdef int64_t digits = 0
+    cdef int places = 0, length = 0
+    cdef bint fraction = False
+    if size < 12 or at[0] != c"[" or at[1] != c'"' or (end - 1)[0] != c"]":
+        return False
+    at += 2
+    entry.id = at
+    while at < end and at[0] != c'"':
+        if at[0] == c"\\":
+            return False
+        at += 1
+    entry.size = at - entry.id
+    # What is behind the time has four characters at least, the bracket with it.
+    if end - at < 10 or at[1] != c"," or not c"0" <= at[2] <= c"7" or at[3] != c",":
+        return False
+    entry.type = at[2] - c"0"
+    at += 4
+    number = at
+    while at < end:
+        if c"0" <= at[0] <= c"9":
+            length += 1
+            if length <= 18:
+                digits = 10 * digits + (at[0] - c"0")
+                places += fraction
+        elif at[0] == c"." and not fraction and length:
+            fraction = True
+        else:
+            break
+        at += 1
+    if not length or end - at < 3 or at[0] != c",":
+        return False
+    if length <= 18 and digits <= EXACT:  # then the quotient is rounded once, as it should be
+        entry.time = <double> digits / TENS[places]
+    else:
+        entry.time = PyOS_string_to_double(number, &behind, NULL)
+        if behind != at:
+            return False
+    if at[1] == c'"':
+        return (end - 2)[0] == c'"' and end - at > 3
+    return end - at == 6 and memcmp(at + 1, b"null]", 5) == 0
+
+
+cdef inline Entry** latest_first(Entry** entry, Entry** other, Py_ssize_t count) noexcept nogil:
+    """A merge sort, equal times as they stand; in which of both rooms the outcome is."""
+    cdef Py_ssize_t width = 1, start, middle, end, left, right, at
+    while width < count:
+        start = 0
+        while start < count:
+            middle = min(start + width, count)
+            end = min(start + 2 * width, count)
+            left, right = start, middle
+            for at in range(start, end):
+                if left < middle and (right >= end or entry[left].time >= entry[right].time):
+                    other[at] = entry[left]
+                    left += 1
+                else:
+                    other[at] = entry[right]
+                    right += 1
+            start = end
+        entry, other = other, entry
+        width *= 2
+    return entry
+
+
+def columns(list lists, Py_ssize_t limit):
+    """The `limit` latest entries of lists that are newest first, as `app.domain.past.Past` has them:
+    ids, one after the other; where each ends; types; times. Of several lists the latest come first,
+    equal times as they stand. None: an entry is not written as we write most."""
+    cdef Py_ssize_t count = 0, i = 0, k, size = 0
+    cdef list listed
+    cdef bytes entry, joined
+    cdef Entry* entries
+    cdef Entry** order
+    for listed in lists:
+        count += PyList_GET_SIZE(listed)
+    limit = min(limit, count)
+    ends, types, times = empty(limit, int32), empty(limit, int8), empty(limit, int64)
+    cdef int32_t* end = <int32_t*> data(ends, 4, &k)
+    cdef int8_t* type = <int8_t*> data(types, 1, &k)
+    cdef int64_t* time = <int64_t*> data(times, 8, &k)
+    entries = <Entry*> room(count * (sizeof(Entry) + 2 * sizeof(Entry*)) + 1)
+    order = <Entry**> (entries + count)
+    for listed in lists:
+        for k in range(PyList_GET_SIZE(listed)):
+            entry = listed[k]
+            if not plain(PyBytes_AS_STRING(entry), PyBytes_GET_SIZE(entry), &entries[i]):
+                return None
+            order[i] = &entries[i]
+            i += 1
+    if len(lists) > 1:
+        order = latest_first(order, order + count, count)
+    for i in range(limit):
+        size += order[i].size
+        if size > 0x7FFFFFFF:
+            return None
+        end[i] = <int32_t> size
+        type[i] = order[i].type
+        time[i] = <int64_t> order[i].time
+    joined = PyBytes_FromStringAndSize(NULL, size)  # runs nobody's code: see `_kernel`
+    cdef char* out = PyBytes_AS_STRING(joined)
+    for i in range(limit):
+        memcpy(out, order[i].id, order[i].size)
+        out += order[i].size
+    return joined, ends, types, times
+
+
+# What a model sees
+
+def known(positions, rows, types, times, Py_ssize_t wanted, int64_t now):
+    """The `wanted` latest events of items that a model knows: its items, types, ages in seconds.
+
+    Args:
+        positions: of rows; -1: not known, as are rows beyond them.
+    """
+    cdef Py_ssize_t place_count, count, i, kept = 0
+    cdef int32_t* place = <int32_t*> data(positions, 4, &place_count)
+    cdef int32_t* row = <int32_t*> data(rows, 4, &count)
+    cdef int8_t* type = <int8_t*> data(types, 1, &i)
+    if i != count:
+        raise ValueError("arrays that differ in length")
+    cdef int64_t* time = <int64_t*> data(times, 8, &i)
+    if i != count:
+        raise ValueError("arrays that differ in length")
+    for i in range(count):
+        if 0 <= row[i] < place_count:
+            __builtin_prefetch(&place[row[i]])
+    items, kinds, ages = empty(count, int32), empty(count, int8), empty(count, float32)
+    cdef int32_t* item = <int32_t*> data(items, 4, &i)
+    cdef int8_t* kind = <int8_t*> data(kinds, 1, &i)
+    cdef float* age = <float*> data(ages, 4, &i)
+    for i in range(count):
+        if kept == wanted:
+            break
+        if 0 <= row[i] < place_count and place[row[i]] >= 0:
+            item[kept] = place[row[i]]
+            kind[kept] = type[i]
+            age[kept] = <float> max(now - time[i], 0)
+            kept += 1
+    if kept < count:
+        return items[:kept], kinds[:kept], ages[:kept]
+    return items, kinds, ages
+
+
+def weighed(items, types, ages, table, decay, float half_life, float least):
+    """See `vitrine_sdk.past`."""
+    cdef Py_ssize_t count, table_size, i, kept = 0
+    cdef int32_t* item = <int32_t*> data(items, 4, &count)
+    cdef int8_t* type = <int8_t*> data(types, 1, &i)
+    if i != count:
+        raise ValueError("arrays that differ in length")
+    cdef float* age = <float*> data(ages, 4, &i)
+    if i != count:
+        raise ValueError("arrays that differ in length")
+    cdef float* kind = <float*> data(table, 4, &table_size)
+    cdef float* fading = <float*> data(decay, 4, &i)
+    if i < count:
+        raise ValueError("fewer decays than events")
+    cdef float most = 0.0
+    for i in range(count):
+        if type[i] < 0 or type[i] >= table_size:
+            raise IndexError(f"type {type[i]} of {table_size}")
+    weights, chosen, heavy = empty(count, float32), empty(count, int32), empty(count, float32)
+    cdef float* weight = <float*> data(weights, 4, &i)
+    cdef int32_t* out = <int32_t*> data(chosen, 4, &i)
+    cdef float* much = <float*> data(heavy, 4, &i)
+    for i in range(count):
+        weight[i] = kind[type[i]] * fading[i] * exp2f(-((age[i] - age[0]) / DAY) / half_life)
+        most = max(most, weight[i])
+    for i in range(count):
+        if weight[i] > least * most:
+            out[kept] = item[i]
+            much[kept] = weight[i]
+            kept += 1
+    return weights, chosen[:kept], heavy[:kept]
+
+
+def repeated(items, types, weights, int8_t type, again):
+    """See `vitrine_sdk.past`."""
+    cdef Py_ssize_t count, again_count, i, found = 0, kept = 0
+    cdef int32_t* item = <int32_t*> data(items, 4, &count)
+    cdef int8_t* kind = <int8_t*> data(types, 1, &i)
+    if i != count:
+        raise ValueError("arrays that differ in length")
+    cdef float* weight = <float*> data(weights, 4, &i)
+    if i != count:
+        raise ValueError("arrays that differ in length")
+    cdef float* ready = <float*> data(again, 4, &again_count)
+    for i in range(count):
+        if item[i] < 0 or item[i] >= again_count:
+            raise IndexError(f"item {item[i]} of {again_count}")
+        __builtin_prefetch(&ready[item[i]])
+    chosen, totals = empty(count, int32), empty(count, float32)
+    cdef int32_t* out = <int32_t*> data(chosen, 4, &i)
+    cdef float* total = <float*> data(totals, 4, &i)
+    cdef uint64_t* keys = <uint64_t*> room((2 * count + 1) * sizeof(uint64_t))
+    cdef double sum
+    for i in range(count):
+        if kind[i] == type:
+            keys[found] = (<uint64_t> item[i] << 32) | <uint64_t> i
+            found += 1
+    keys = ascending(keys, keys + count, <int32_t> found)
+    i = 0
+    while i < found:
+        out[kept] = <int32_t> (keys[i] >> 32)
+        sum = 0.0
+        while i < found and <int32_t> (keys[i] >> 32) == out[kept]:
+            sum += sqrtf(weight[keys[i] & 0xFFFFFFFF]) * ready[out[kept]]
+            i += 1
+        total[kept] = <float> sum
+        kept += total[kept] > 0
+    return chosen[:kept], totals[:kept]
+
+
+cdef inline uint32_t falling(float score) noexcept nogil:
+    """Grows as the score falls; nan is the lowest."""
+    cdef uint32_t raw
+    cdef float plain = score + <float> 0.0  # of -0.0 and 0.0 one
+    if plain != plain:
+        return 0xFFFFFFFF
+    memcpy(&raw, &plain, 4)
+    return raw if raw & <uint32_t> 0x80000000 else raw ^ <uint32_t> 0x7FFFFFFF
+
+
+def following(
+    offsets, neighbours, weights, rows, factors, without, first, first_scores, float share,
+    eligible, Py_ssize_t limit,
+):
+    """See `vitrine_sdk.past`. In one pass what `_kernel.merged` and `_kernel.best` do, without
+    arrays of the thousands that are not taken."""
+    cdef Py_ssize_t offset_count, cell_count, weight_count, row_count, factor_count, first_count
+    cdef Py_ssize_t flag_count = 0, i, at, kept = 0, taken = 0, cells = 0
+    cdef int64_t* starts = <int64_t*> data(offsets, 8, &offset_count)
+    cdef int32_t* neighbour = <int32_t*> data(neighbours, 4, &cell_count)
+    cdef float* weight = <float*> data(weights, 4, &weight_count)
+    cdef int32_t* row = <int32_t*> data(rows, 4, &row_count)
+    cdef float* factor = <float*> data(factors, 4, &factor_count)
+    cdef int32_t* ahead = <int32_t*> data(first, 4, &first_count)
+    cdef float* ahead_score = <float*> data(first_scores, 4, &i)
+    data(without, 4, &at)
+    cdef uint8_t* flags = NULL
+    cdef int32_t n = <int32_t> (offset_count - 1), last = -1, item
+    cdef int64_t cell
+    cdef float product, most = 0.0, part
+    if i != first_count or factor_count != row_count or weight_count != cell_count:
+        raise ValueError("arrays that differ in length")
+    if eligible is not None:
+        flags = <uint8_t*> data(eligible, 1, &flag_count)
+        if flag_count < n:
+            raise ValueError(f"{flag_count} flags for {n} items")
+    for i in range(row_count):
+        if row[i] < 0 or row[i] >= n:
+            raise IndexError(f"row {row[i]} of {n}")
+        __builtin_prefetch(&starts[row[i]])
+    for i in range(first_count):
+        if ahead[i] < 0 or ahead[i] >= n:
+            raise IndexError(f"item {ahead[i]} of {n}")
+    for i in range(row_count):
+        if starts[row[i]] < 0 or starts[row[i] + 1] > cell_count:
+            raise IndexError(f"row {row[i]} ends beyond the cells")
+        cells += max(starts[row[i] + 1] - starts[row[i]], 0)
+        for cell in range(starts[row[i]], starts[row[i] + 1], 16):
+            __builtin_prefetch(&neighbour[cell])
+            __builtin_prefetch(&weight[cell])
+    limit = min(limit, cells + first_count)
+    chosen, scores, reasons = empty(limit, int32), empty(limit, float32), empty(limit, uint8)
+    cdef int32_t* out = <int32_t*> data(chosen, 4, &i)
+    cdef float* score = <float*> data(scores, 4, &i)
+    cdef uint8_t* reason = <uint8_t*> data(reasons, 1, &i)
+    room_for_bits(n)
+    room_for_sums(n)
+    cdef Py_ssize_t most_kept = cells + first_count + 1
+    cdef uint64_t* keys = <uint64_t*> room(most_kept * (2 * sizeof(uint64_t) + 8))
+    cdef int32_t* item_of = <int32_t*> (keys + 2 * most_kept)
+    cdef float* score_of = <float*> (item_of + most_kept)
+    cdef uint64_t* marked = bits
+    cdef double* sum = sums
+    for i in range(row_count):
+        for cell in range(starts[row[i]], starts[row[i] + 1]):
+            item = neighbour[cell]
+            if item < 0 or item >= n:
+                drain(last, item_of, score_of)
+                raise IndexError(f"item {item} of {n}")
+            last = max(last, item)
+            product = weight[cell] * factor[i]
+            marked[item >> 6] |= (<uint64_t> 1) << (item & 63)
+            sum[item] += <double> product
+    leave_out(without, last)
+    for i in range(first_count):  # as they stand, before all others of their score
+        item_of[i] = ahead[i]
+        most = max(most, ahead_score[i])
+    if first_count:
+        part = share / most
+        for i in range(first_count):
+            score_of[i] = ahead_score[i] * part
+    cdef Py_ssize_t count = first_count + drain(last, item_of + first_count, score_of + first_count)
+    if first_count and count > first_count:
+        most = score_of[first_count]
+        for i in range(first_count, count):
+            most = max(most, score_of[i])
+        part = (ONE - share) / max(most, <float> 1e-30)
+        for i in range(first_count, count):
+            score_of[i] *= part
+    # By eighths of an octave: those beyond the last that is needed are not sorted.
+    cdef int32_t counts[4096]
+    cdef uint64_t beyond
+    cdef uint32_t key
+    memset(counts, 0, sizeof(counts))
+    for i in range(count):
+        if flags == NULL or flags[item_of[i]]:
+            key = falling(score_of[i])
+            counts[key >> 20] += 1
+            keys[kept] = (<uint64_t> key << 32) | <uint64_t> i
+            kept += 1
+    if kept > 2 * limit:
+        at = 0
+        while taken < limit:
+            taken += counts[at]
+            at += 1
+        beyond = <uint64_t> (at - 1) << 52 | 0xFFFFFFFFFFFFF
+        at = 0
+        for i in range(kept):
+            keys[at] = keys[i]
+            at += keys[i] <= beyond
+        kept = at
+    keys = ascending(keys, keys + most_kept, <int32_t> kept)
+    kept = min(kept, limit)
+    for i in range(kept):
+        at = keys[i] & 0xFFFFFFFF
+        out[i] = item_of[at]
+        score[i] = score_of[at]
+        reason[i] = at < first_count
+    if kept < limit:
+        return chosen[:kept], scores[:kept], reasons[:kept]
+    return chosen, scores, reasons
