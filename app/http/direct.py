@@ -1,10 +1,10 @@
 """The shop's pages' requests, answered where their bytes arrive.
 
 aiohttp parses them as all others; but where an operation has a direct handler, no request object,
-task, route or response is made between the parser and the answer: a list that is ready is written
-at once, one that has to be computed takes one task. By this a ready list costs less than aiohttp's
-own way takes for any answer (ops/bench/README.md). Whatever is out of the ordinary goes that way,
-and finds the same handler there.
+task, route or response is made between the parser and the answer: what waits for nothing is
+written at once, what has to wait takes one task. By this a ready list costs less than aiohttp's own
+way takes for any answer (ops/bench/README.md). Whatever is out of the ordinary goes that way, and
+finds the same handler there.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from app.http.middleware import (
 )
 from app.http.operation import Asked, DirectHandler, Headers, Operation, Sent
 from app.telemetry.logs import CanonicalLine, canonical_writer
+from app.telemetry.traces import Span
 
 if TYPE_CHECKING:
     from aiohttp import StreamReader
@@ -123,6 +124,9 @@ class _Route:
         remote = str(peer[0]) if isinstance(peer, tuple) else peer
         asked = Asked(last, query, headers, body, CanonicalLine(request_id), remote)
         origin = headers.get(hdrs.ORIGIN)
+        span = None if self._tracer is None else self._tracer.begin(self._name, headers)
+        if span is not None:
+            asked.line.trace_id = span.trace_id
         try:
             if admission is not None:
                 admission.requests += 1
@@ -136,38 +140,43 @@ class _Route:
                 check_origin(origin, _key(message, query), self._around.origins)
             sent = self._handler.now(asked)
             if sent is None:
-                return self._later(asked, origin, started)
+                if span is not None:
+                    span.pause()
+                return self._later(asked, origin, started, span)
         except Exception as error:  # noqa: BLE001  # its stack is logged, if it is no refusal
-            span = None if self._tracer is None else self._tracer.begin(self._name, headers)
-            if span is not None:
-                asked.line.trace_id = span.trace_id
-            failed = self._failed(error, asked)
-            if span is not None:
-                span.attribute("http.response.status_code", failed.status)
-                span.end(error if failed.status >= HTTPStatus.INTERNAL_SERVER_ERROR else None)
-            return self._end(failed, asked.line, origin, started)
-        span = None if self._tracer is None else self._tracer.begin(self._name, headers)
+            return self._refused(error, asked, origin, started, span)
         if span is not None:
-            asked.line.trace_id = span.trace_id
             span.attribute("http.response.status_code", sent.status)
             span.end()
         return self._end(sent, asked.line, origin, started)
 
-    async def _later(self, asked: Asked, origin: str | None, started: float) -> bytes:
-        span = None if self._tracer is None else self._tracer.begin(self._name, asked.headers)
+    async def _later(
+        self, asked: Asked, origin: str | None, started: float, span: Span | None
+    ) -> bytes:
         if span is not None:
-            asked.line.trace_id = span.trace_id
-        failure: Exception | None = None
+            span.resume()
         try:
             sent = await self._handler.later(asked)
         except Exception as error:  # noqa: BLE001
-            sent = self._failed(error, asked)
-            if not isinstance(error, errors.VitrineError):
-                failure = error
+            return self._refused(error, asked, origin, started, span)
         if span is not None:
             span.attribute("http.response.status_code", sent.status)
-            span.end(failure)
+            span.end()
         return self._end(sent, asked.line, origin, started)
+
+    def _refused(
+        self,
+        error: Exception,
+        asked: Asked,
+        origin: str | None,
+        started: float,
+        span: Span | None,
+    ) -> bytes:
+        failed = self._failed(error, asked)
+        if span is not None:
+            span.attribute("http.response.status_code", failed.status)
+            span.end(None if isinstance(error, errors.VitrineError) else error)
+        return self._end(failed, asked.line, origin, started)
 
     def _failed(self, error: Exception, asked: Asked) -> Sent:
         request_id = asked.line.request_id

@@ -145,20 +145,22 @@ class Storefront:
         return "explain=" in query and self._explanations is not None
 
     def now(self, asked: Asked) -> Sent | None:
-        """A list that is ready."""
+        """A list that is ready, or can be made without waiting."""
         snapshot, query = self._understand(asked)
         answer = self._service.prepared(snapshot, asked.last, query.dependence)
         if answer is None:
-            asked.understood = snapshot, query
-            return None
+            begun = self._service.begin(
+                snapshot, query.request(asked.last), dependence=query.dependence
+            )
+            if not isinstance(begun, Answer):
+                asked.understood = snapshot, query, begun
+                return None
+            answer = begun
         return self._sent(asked, snapshot, query, answer)
 
     async def later(self, asked: Asked) -> Sent:
-        snapshot, query = asked.understood
-        answer = await self._service.recommend(
-            snapshot, query.request(asked.last), dependence=query.dependence
-        )
-        return self._sent(asked, snapshot, query, answer)
+        snapshot, query, begun = asked.understood
+        return self._sent(asked, snapshot, query, await self._service.finish(begun))
 
     def _understand(self, asked: Asked) -> tuple[ServingSnapshot, PodQuery]:
         query = PodQuery(asked.query)

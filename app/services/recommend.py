@@ -7,8 +7,8 @@ Whatever is away or late, there is an answer: it says by `degraded` what it went
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, Protocol
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from typing import Any, Final, Protocol, TypeVar, cast
 
 import msgspec
 import numpy as np
@@ -32,6 +32,8 @@ from vitrine_sdk import EventType
 SEEN: Final = (EventType.VIEW, EventType.CLICK, EventType.CART)
 BOUGHT: Final = (EventType.PURCHASE,)
 
+T = TypeVar("T")
+
 
 class ServedSample(msgspec.Struct, frozen=True, kw_only=True):
     """One answer that was given, with what a replay of it needs."""
@@ -49,6 +51,29 @@ class ServedSampleLog(Protocol):
     def record(self, sample: ServedSample) -> None:
         """Take a sample to be stored later. Does not wait; what is lost is counted."""
         ...
+
+
+class Begun:
+    """A list that has to wait for something."""
+
+    __slots__ = ("asked", "chosen", "dependence", "limit", "revision")
+
+    def __init__(self, asked: PodRequest, limit: int, dependence: str | None) -> None:
+        self.asked = asked
+        self.limit = limit  # events of the shopper's that it depends on
+        self.dependence = dependence
+        self.revision = -1  # of the index, before anything was chosen
+        self.chosen: Chosen | None = None
+
+
+def at_once(coming: Coroutine[Any, Any, T]) -> T:
+    """What a coroutine gives that waits for nothing: no task or turn of the loop is needed."""
+    try:
+        coming.send(None)
+    except StopIteration as end:
+        return cast(T, end.value)
+    coming.close()
+    raise RuntimeError("it waits")
 
 
 class Recommend:
@@ -128,24 +153,57 @@ class Recommend:
             NotFound: there is no such pod.
             InvalidInput: naming the parameter.
         """
+        begun = self.begin(snapshot, request, dependence=dependence, trace=trace)
+        return begun if isinstance(begun, Answer) else await self.finish(begun)
+
+    def begin(
+        self,
+        snapshot: ServingSnapshot,
+        request: RecommendationRequest,
+        *,
+        dependence: str | None = None,
+        trace: Trace | None = None,
+    ) -> Answer | Begun:
+        """As far as `recommend` comes without waiting: to its end, where the list needs no history,
+        every strategy runs here and all items are at hand.
+
+        Raises:
+            NotFound, InvalidInput: as `recommend`.
+        """
         asked = understand(snapshot, request, self._budget, trace)
-        served = asked.served
         limit = self._history_limit(asked)
-        if limit and request.consent:
-            await self._read_history(asked, limit)
+        begun = Begun(asked, limit, dependence)
+        if (limit and request.consent) or not asked.served.inline:
+            return begun
         self._rule(asked)
-        revision = served.index.revision
-        chosen = await self._chain.choose(asked)
+        begun.revision = asked.served.index.revision
+        begun.chosen = chosen = at_once(self._chain.choose(asked))
+        items = self._showing.at_once(asked, chosen)
+        return begun if items is None else self._finished(begun, chosen, items)
+
+    async def finish(self, begun: Begun) -> Answer:
+        """The rest of `recommend`."""
+        asked, chosen = begun.asked, begun.chosen
+        if chosen is None:
+            if begun.limit and asked.request.consent:
+                await self._read_history(asked, begun.limit)
+            self._rule(asked)
+            begun.revision = asked.served.index.revision
+            chosen = await self._chain.choose(asked)
         items = self._showing.at_once(asked, chosen)
         if items is None:
             chosen, items = await self._showing.show(asked, chosen)
+        return self._finished(begun, chosen, items)
+
+    def _finished(self, begun: Begun, chosen: Chosen, items: Sequence[bytes]) -> Answer:
+        asked, dependence = begun.asked, begun.dependence
         answer = self._answer(asked, chosen, results(chosen.listing, chosen.pool, items))
         if (
             dependence is not None
-            and not (limit or asked.degraded or asked.failed)
-            and self.prepared_lists.welcomes((served.generation, dependence))
+            and not (begun.limit or asked.degraded or asked.failed)
+            and self.prepared_lists.welcomes((asked.served.generation, dependence))
         ):
-            self._keep(asked, chosen, answer, revision, dependence)
+            self._keep(asked, chosen, answer, begun.revision, dependence)
         return answer
 
     def understand(self, snapshot: ServingSnapshot, request: RecommendationRequest) -> PodRequest:

@@ -15,7 +15,7 @@ from app.domain.expression import Expression, Expressions
 from app.domain.item_index import ItemIndex
 from app.domain.merchant import MerchantId
 from app.domain.objective import ByValue, Calibration
-from app.domain.pod import Pod, StrategyConfiguration
+from app.domain.pod import Pod, RunMode, StrategyConfiguration
 from app.services.rulings import Rulings
 from vitrine_sdk import BoolArray, IntArray, Model, Needs
 
@@ -97,6 +97,14 @@ class ServedPod:
     generation: bytes
     """Equal where the pod's lists are made alike: the same pod, models and rules in force."""
     by_value: ByValue | None = None  # the order of its lists; None: the strategies' own
+    inline: bool = field(init=False)
+    """Whether every strategy of the chain runs in this process' event loop."""
+
+    def __post_init__(self) -> None:
+        inline = all(
+            model is None or model.configuration.mode is RunMode.INLINE for model in self.chain
+        )
+        object.__setattr__(self, "inline", inline)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -129,6 +129,12 @@ class _Span:
         context = self._span.get_span_context()
         return f"00-{context.trace_id:032x}-{context.span_id:016x}-01"
 
+    def pause(self) -> None:
+        CURRENT.reset(self._token)
+
+    def resume(self) -> None:
+        self._token = CURRENT.set(self)
+
     def end(self, error: BaseException | None = None) -> None:
         CURRENT.reset(self._token)
         if error is not None:

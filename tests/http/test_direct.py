@@ -24,6 +24,7 @@ from app.http.connection import SLOW_SECONDS
 from app.http.server import Limits, Server, listening_socket
 from app.http.storefront import Storefront, result_ids
 from app.http.tracking import Tracking
+from app.services.showing import Showing
 from app.services.track import ACCEPTED, Receipt, Tracker
 from app.telemetry import logs
 from app.telemetry.output import Output
@@ -284,18 +285,21 @@ async def test_a_defect_is_answered_counted_and_logged(tmp_path: Path) -> None:
             raise RuntimeError("a defect")
 
         caller = await house.caller()
-        for name in ("prepared", "recommend"):
-            setattr(house.shop.service, name, fail)
-            status, headers, body = await caller.ask(get("home", f"key={KEY}&num_results=9"))
+        for count, name in enumerate(("prepared", "begin", "finish"), 5):
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(house.shop.service, name, fail)
+                # Its items have to be asked for, where it comes so far: then there is a rest of it.
+                patch.setattr(Showing, "at_once", lambda *_: None)
+                query = f"key={KEY}&num_results={count}"
+                status, headers, body = await caller.ask(get("home", query))
             assert (status, headers["x-request-id"], b"a defect" in body) == (500, "r-1", False)
-            delattr(house.shop.service, name)
         assert (await caller.ask(get("home")))[0] == 200
         failures = house.shop.metrics.registry.get_sample_value(
             "vitrine_http_unexpected_errors_total", {"route": "/recommendations/v1/pods/{pod_id}"}
         )
-        assert (failures, house.long_way) == (2, 0)
+        assert (failures, house.long_way) == (3, 0)
     logs.configure("info")
-    assert (tmp_path / "errors").read_text().count("request_failed") == 2
+    assert (tmp_path / "errors").read_text().count("request_failed") == 3
 
 
 async def test_a_request_that_comes_in_pieces_and_several_in_one(tmp_path: Path) -> None:

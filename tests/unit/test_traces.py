@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from pathlib import Path
 from typing import Any
@@ -113,3 +114,19 @@ async def test_a_running_server_traces_its_requests(
     assert f"{span.context.trace_id:032x}" == SAMPLED[3:35]
     lines = [line for line in (tmp_path / "log").read_text().splitlines() if "/health/live" in line]
     assert [SAMPLED[3:35] in line for line in lines] == [False, True]
+
+
+async def test_a_paused_span_goes_on_in_another_task(exporter: Any) -> None:
+    span = tracer(exporter, 1.0).begin("GET /x", {})
+    assert span is not None
+    span.pause()
+    assert CURRENT.get() is None
+
+    async def rest() -> None:
+        span.resume()
+        assert CURRENT.get() is span
+        span.end()
+
+    await asyncio.create_task(rest())
+    assert CURRENT.get() is None
+    assert len(exporter.get_finished_spans()) == 1
