@@ -11,8 +11,9 @@ from app.cli.supervisor import Supervisor, Worker
 from app.http.server import Place, Service
 from app.settings import Settings
 from app.telemetry import logs
-from app.telemetry.metrics import Metrics, share
+from app.telemetry.metrics import Metrics
 from app.telemetry.output import Output
+from app.telemetry.shared_metrics import share
 
 
 def serve_forever(

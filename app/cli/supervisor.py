@@ -32,7 +32,7 @@ from typing import Final
 
 from app.cli.server_process import TAKE, Inherited, Stopping
 from app.http.server import listening_socket
-from app.telemetry import metrics
+from app.telemetry import shared_metrics
 from app.telemetry.logs import get as get_log
 
 LONGEST_PAUSE: Final = 5.0  # seconds before a worker that keeps failing is tried again
@@ -342,7 +342,7 @@ class Supervisor:
             self._selector.unregister(worker.status)
         os.close(worker.status)
         os.close(worker.control)
-        metrics.forget(self._directory, worker.files)
+        shared_metrics.forget(self._directory, worker.files)
         expected = worker.stopping is not None
         if not expected:
             _log.error("worker_ended", slot=worker.slot, worker=worker.pid, code=code)

@@ -9,7 +9,8 @@ from pathlib import Path
 from aiohttp import web
 
 from app.http.operation import Operation, Security
-from app.telemetry.metrics import CONTENT_TYPE, Metrics, render
+from app.telemetry.metrics import Metrics
+from app.telemetry.shared_metrics import CONTENT_TYPE, render
 
 
 class MetricsHandler:

@@ -21,8 +21,9 @@ from typing import Any, Final
 import orjson
 from prometheus_client.metrics_core import Metric
 
-from app.telemetry.metrics import Metrics, collect
+from app.telemetry.metrics import Metrics
 from app.telemetry.output import Output
+from app.telemetry.shared_metrics import collect
 
 NAMESPACE: Final = "Vitrine"
 DIMENSION: Final = "ClusterName"

@@ -2,20 +2,13 @@
 
 Names follow Prometheus' rules (base units, `_total`); labels are bounded: never an item, a shopper
 or a raw path. Bind labels once (`metrics.strategy_seconds.labels("popular")`), not in a request.
-
-Several processes: each worker writes its values into memory-mapped files named by its **slot** (its
-place among the workers, not its process id), and a scrape that any worker answers adds up all
-files. A worker that replaces a dead one carries on in the dead one's files, so that counters never
-fall and files never pile up.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final, Literal, cast
 
 from prometheus_client import (
@@ -23,17 +16,10 @@ from prometheus_client import (
     Counter,
     Gauge,
     Histogram,
-    generate_latest,
-    multiprocess,
-    values,
 )
-from prometheus_client.exposition import CONTENT_TYPE_LATEST
-from prometheus_client.metrics_core import Metric
-from prometheus_client.registry import Collector
 
 from app.telemetry.tallies import FOLD_SECONDS, Tallies, Tally, Timings
 
-CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
 REQUEST_BUCKETS: Final = (
     *(0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015),
     *(0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0),
@@ -70,7 +56,8 @@ class _Nowhere:
 
 
 class Metrics:
-    """Every metric that Vitrine has. Made once a process, after `share` where workers share.
+    """Every metric that Vitrine has. Made once a process, after `shared_metrics.share` where
+    workers share.
 
     Args:
         counted: False: for work that is not to be counted (a preview). A second one that counts
@@ -431,67 +418,3 @@ class Metrics:
         if not self._counted:
             return cast("Histogram", _Nowhere())
         return Histogram(name, text, labels, buckets=buckets, registry=self.registry)
-
-
-def share(directory: Path, slot: int) -> None:
-    """Write this process' metrics into files of `directory` from now on, as worker `slot`.
-
-    Call it before `Metrics` is made. What the slot's former holder counted is carried on; its
-    gauges of a live process are forgotten.
-    """
-    os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(directory)
-    forget(directory, slot)
-    values.ValueClass = values.MultiProcessValue(lambda: slot)  # type: ignore[no-untyped-call]
-
-
-def forget(directory: Path, slot: int) -> None:
-    """Take the gauges of a worker that has ended out of the sum."""
-    for path in directory.glob(f"gauge_live*_{slot}.db"):
-        path.unlink(missing_ok=True)
-
-
-def prepare(directory: Path) -> None:
-    """An empty directory for a new set of workers."""
-    directory.mkdir(parents=True, exist_ok=True)
-    for path in directory.glob("*.db"):
-        path.unlink(missing_ok=True)
-
-
-def render(metrics: Metrics, directory: Path | None = None) -> bytes:
-    """All values in Prometheus' text format: of all workers that share `directory`, or of this
-    process. Takes milliseconds: call it in a thread."""
-    return generate_latest(_registry(metrics, directory))
-
-
-def collect(metrics: Metrics, directory: Path | None = None) -> Iterable[Metric]:
-    """The same as values."""
-    return _registry(metrics, directory).collect()
-
-
-def _registry(metrics: Metrics, directory: Path | None) -> CollectorRegistry:
-    if directory is None:
-        return metrics.registry
-    metrics.fold()
-    registry = CollectorRegistry()
-    registry.register(_Shared(directory))
-    return registry
-
-
-class _Shared(Collector):
-    """The values of all workers. A file that one of them is just making is not looked into: it is
-    empty for a moment, which prometheus_client takes for a broken one."""
-
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
-
-    def collect(self) -> Iterable[Metric]:
-        files = [str(path) for path in self._directory.glob("*.db") if _size(path)]
-        merged: Iterable[Metric] = multiprocess.MultiProcessCollector.merge(files)  # type: ignore[no-untyped-call]
-        return merged
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except FileNotFoundError:  # its worker ended
-        return 0

@@ -191,7 +191,8 @@ def test_one_of_several_workers_writes_for_all(tmp_path: Path) -> None:
     script = """
 import sys
 from pathlib import Path
-from app.telemetry.metrics import Metrics, share
+from app.telemetry.metrics import Metrics
+from app.telemetry.shared_metrics import share
 share(Path(sys.argv[1]), int(sys.argv[2]))
 metrics = Metrics()
 metrics.postgres_unavailable.inc(1 + int(sys.argv[2]))

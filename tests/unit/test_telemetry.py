@@ -17,9 +17,10 @@ from typing import Any
 import pytest
 
 from app.telemetry import logs
-from app.telemetry.metrics import REQUEST_BUCKETS, Metrics, prepare, render
+from app.telemetry.metrics import REQUEST_BUCKETS, Metrics
 from app.telemetry.observers import EventObserver
 from app.telemetry.output import Output
+from app.telemetry.shared_metrics import render
 from app.telemetry.tallies import Tallies, Tally
 from vitrine_sdk import EventType
 
@@ -199,7 +200,8 @@ def test_a_canonical_line_is_one_object_whatever_it_says(lines: tuple[Output, Pa
 WORKER = """
 import sys
 from pathlib import Path
-from app.telemetry.metrics import Metrics, share
+from app.telemetry.metrics import Metrics
+from app.telemetry.shared_metrics import share
 share(Path(sys.argv[1]), int(sys.argv[2]))
 metrics = Metrics()
 record = metrics.route("GET", "/x")
@@ -212,7 +214,6 @@ metrics.catalogue_version.labels("demo", "Products").set(int(sys.argv[3]))
 
 
 def test_workers_are_added_up_and_a_replaced_one_carries_on(tmp_path: Path) -> None:
-    prepare(tmp_path)
 
     def work(slot: int, requests: int) -> None:
         arguments = [str(tmp_path), str(slot), str(requests)]
@@ -238,14 +239,14 @@ def test_workers_are_added_up_and_a_replaced_one_carries_on(tmp_path: Path) -> N
     assert scrape('vitrine_http_request_duration_seconds_count{method="GET",route="/x"}') == 12
     assert scrape("vitrine_workers_ready") == 2
     assert sorted(path.name for path in tmp_path.iterdir()) == files
-    prepare(tmp_path)
     assert list(tmp_path.glob("*.db")) == []
 
 
 UNCOUNTED = """
 import sys
 from pathlib import Path
-from app.telemetry.metrics import REQUEST_BUCKETS, Metrics, share
+from app.telemetry.metrics import REQUEST_BUCKETS, Metrics
+from app.telemetry.shared_metrics import share
 
 share(Path(sys.argv[1]), 0)
 counts, previews = Metrics(), Metrics(counted=False)
@@ -260,7 +261,6 @@ assert previews.registry.get_sample_value("vitrine_recommendation_short_lists_to
 
 
 def test_what_is_not_to_be_counted_leaves_what_is_as_it_was(tmp_path: Path) -> None:
-    prepare(tmp_path)
     subprocess.run([sys.executable, "-c", UNCOUNTED, str(tmp_path)], check=True)
     told = render(Metrics(), tmp_path).decode()
     for name in (
