@@ -16,12 +16,10 @@ import shutil
 import statistics
 import subprocess
 import sys
-import threading
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +36,7 @@ from measure import (
     stay_on,
 )
 from shop import HOME, ROOT, RULES, Shop, Stores, prepared, stores
+from sink import tracing
 
 HERE = Path(__file__).resolve().parent
 WARM_UP = 15
@@ -126,19 +125,13 @@ def node_peer() -> Path | None:
 def vitrine(
     running: Stores,
     *,
-    without: str | None = None,
     also: Mapping[str, str] | None = None,
     core: int | None = SERVER_CORE,
 ) -> Server:
     port = free_port()
-    program = (
-        [str(Path(sys.executable).with_name("vitrine")), "serve"]
-        if without is None
-        else [sys.executable, str(HERE / "serve_without.py"), without]
-    )
     return Server(
-        "vitrine" if without is None else f"vitrine without {without}",
-        [*program, "--port", str(port)],
+        "vitrine",
+        [str(Path(sys.executable).with_name("vitrine")), "serve", "--port", str(port)],
         port,
         core=core,
         environment={**running.environment, **(also or {})},
@@ -251,7 +244,9 @@ def side_by_side(
 ) -> tuple[dict[str, list[Round]], dict[str, float], list[str]]:
     with ExitStack() as stack:
         servers = peers(running, shop, stack.enter_context)
-        servers["vitrine"] = stack.enter_context(vitrine(running, also=tracing(stack)))
+        servers["vitrine"] = stack.enter_context(
+            vitrine(running, also=stack.enter_context(tracing()))
+        )
         said = same_answers(servers, shop)
         subjects = [s for s in SUBJECTS if s.server in servers and (not only or s.name in only)]
         taken: dict[str, list[Round]] = {subject.name: [] for subject in subjects}
@@ -278,68 +273,6 @@ def side_by_side(
                         hits.setdefault(subject.name, []).append(hit / (hit + miss))
             print(f"round {turn} of {rounds}", file=sys.stderr, flush=True)
         return taken, {name: statistics.median(of) for name, of in hits.items()}, said
-
-
-TELEMETRY = ("logs", "metrics", "traces", "logs,metrics,traces")
-TELEMETRY_OF = {"ready": "popular", "computed": "cold-{}"}
-"""What it is measured with: lists that are ready, and lists that have to be computed, which tell
-more."""
-
-
-def telemetry(
-    running: Stores, shop: Shop, rounds: int, seconds: float
-) -> dict[str, dict[str, float]]:
-    """CPU µs a request that each part costs: the server with all, less the one without it. Rounds
-    in turn, so that all see the same machine."""
-    parts = ("", *TELEMETRY)
-    taken: dict[tuple[str, str], list[float]] = {(o, p): [] for o in TELEMETRY_OF for p in parts}
-    with ExitStack() as stack:
-        also = tracing(stack)
-        servers = {
-            part: stack.enter_context(vitrine(running, without=part or None, also=also))
-            for part in parts
-        }
-        for turn in range(rounds + 1):
-            for of, name in TELEMETRY_OF.items():
-                path = shop.paths / name.format(turn % 12)
-                for part, server in servers.items():
-                    one = closed_loop(server, path, seconds=seconds, start=turn * 7_919)
-                    if turn:
-                        taken[of, part].append(one.cpu_us)
-            print(f"telemetry: round {turn} of {rounds}", file=sys.stderr, flush=True)
-    return {
-        of: {
-            part: statistics.median(
-                a - b for a, b in zip(taken[of, ""], taken[of, part], strict=True)
-            )
-            for part in TELEMETRY
-        }
-        for of in TELEMETRY_OF
-    }
-
-
-class _Sink(BaseHTTPRequestHandler):
-    """Takes spans."""
-
-    def do_POST(self) -> None:  # http.server's name
-        self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        self.send_response(200)
-        self.end_headers()
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
-def tracing(stack: ExitStack) -> dict[str, str]:
-    """The variables by which a server traces 1 % of its requests, and where the spans go."""
-    sink = ThreadingHTTPServer(("127.0.0.1", 0), _Sink)
-    threading.Thread(target=sink.serve_forever, daemon=True).start()
-    stack.callback(sink.server_close)
-    stack.callback(sink.shutdown)
-    return {
-        "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{sink.server_port}",
-        "OTEL_TRACES_SAMPLER_ARG": "0.01",
-    }
 
 
 def ratio(taken: Mapping[str, Sequence[Round]], over: str, under: str) -> float | None:
@@ -399,7 +332,6 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=2.0)
     parser.add_argument("--only", nargs="*", default=[], help="Names of lines of the table.")
-    parser.add_argument("--no-telemetry", action="store_true")
     given = parser.parse_args()
     require_wrk()
     stay_on(LOAD_CORE)
@@ -408,14 +340,6 @@ def main() -> None:
         taken, hits, said = side_by_side(running, shop, given.rounds, given.seconds, given.only)
         figures: dict[str, float] = tell(taken, hits, said)
         also: dict[str, Any] = {"hit_rates": hits, "load": os.getloadavg()}
-        if not given.no_telemetry:
-            costs = telemetry(running, shop, given.rounds, given.seconds)
-            for of, parts in costs.items():
-                for part, cost in parts.items():
-                    said_of = f"{part.replace(',', ', ')}, a list that is {of}"
-                    print(f"{said_of:<50} {cost:>6.1f} µs of CPU a request")
-            figures["telemetry_us"] = round(max(of[TELEMETRY[-1]] for of in costs.values()), 1)
-            also["telemetry"] = costs
         rows = {
             name: {"rate": round(m.rate), "cpu_us": round(m.cpu_us, 1), "p50_ms": m.p50_ms,
                    "p99_ms": m.p99_ms, "p999_ms": m.p999_ms}

@@ -17,7 +17,7 @@ import gc
 import json
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,6 @@ import uvloop
 from aiohttp import web
 from measure import LOAD_CORE, stay_on
 from peers.bare import fixed
-from serve_without import without
 from shop import Shop, prepared, stores
 
 from app.http.server import Place, Server
@@ -80,8 +79,15 @@ class Wire(asyncio.Transport):
 class Path_:  # noqa: N801  # beside pathlib's
     """One application, asked over one connection."""
 
-    def __init__(self, name: str, protocol: Any, requests: Sequence[bytes]) -> None:
+    def __init__(
+        self,
+        name: str,
+        protocol: Any,
+        requests: Sequence[bytes],
+        clock: Callable[[], float] = time.process_time,
+    ) -> None:
         self.name = name
+        self._clock = clock
         self._protocol = protocol
         self._requests = requests
         self._wire = Wire()
@@ -93,7 +99,7 @@ class Path_:  # noqa: N801  # beside pathlib's
         """CPU µs a request."""
         loop = asyncio.get_running_loop()
         wire, protocol, requests = self._wire, self._protocol, self._requests
-        begin = time.process_time()
+        begin = self._clock()
         for _ in range(count):
             self._at = (self._at + 1) % len(requests)
             wire.size = 0
@@ -102,7 +108,7 @@ class Path_:  # noqa: N801  # beside pathlib's
             await wire.answered
             if not wire.head.startswith(b"HTTP/1.1 200"):
                 raise RuntimeError(f"{self.name}: {wire.head[:300]!r}")
-        return (time.process_time() - begin) / count * 1e6
+        return (self._clock() - begin) / count * 1e6
 
     @property
     def least(self) -> float:
@@ -189,11 +195,8 @@ def main() -> None:
     parser.add_argument("--profile", type=Path, help="Write cProfile's figures there.")
     parser.add_argument("--check", action="store_true", help="Fail where a path has become dearer.")
     parser.add_argument("--record", action="store_true", help="Take what is found as the measure.")
-    parser.add_argument("--without", default="", help="Parts of telemetry: see serve_without.py.")
     given = parser.parse_args()
     stay_on(LOAD_CORE)
-    if given.without:
-        without(set(given.without.split(",")))
     with stores() as running:
         shop = prepared(running)
         found = uvloop.run(
