@@ -22,6 +22,7 @@ from app.domain.catalogue import DEFAULT_SECTION, Item, ItemFeatures, ItemId
 from app.domain.item_features import GroupTree, features
 from app.domain.item_index import ItemIndexes
 from app.domain.merchant import MerchantId, Role
+from app.domain.past import Past
 from app.domain.rendered import RenderedItems
 from app.http.application import build
 from app.http.health import Readiness
@@ -259,9 +260,9 @@ def _bytes(body: Any) -> bytes:
 
 
 class _AnyHistory(History):
-    async def read(self, merchant: Any, shopper: Any, limit: int) -> Any:
+    async def read(self, merchant: Any, shopper: Any, limit: int, until: float) -> Past:
         self.reads += 1
-        return self.entries.get(shopper.id or "", [])[:limit]
+        return Past.of(self.entries.get(shopper.id or "", [])[:limit])
 
 
 @asynccontextmanager
