@@ -384,7 +384,6 @@ class Container(containers.DeclarativeContainer):
         indexes,
         rules_compiler,
         poll_seconds=settings.provided.poll_seconds,
-        freeze=True,
     )
     history_keeper = providers.Singleton(
         HistoryKeeper, history_rebuild, history, serving.provided.merchants

@@ -27,6 +27,7 @@ class PreparedChange:
     columns: dict[str, IntArray]
     deleted: IntArray
     rendered: dict[int, bytes | None] = field(default_factory=dict)  # see RenderedItems.lay_over
+    differs: BoolArray | None = None  # of the rows that are not fresh: see ItemIndex.compare
 
     def __len__(self) -> int:
         return len(self.rows) + len(self.deleted)

@@ -296,13 +296,17 @@ class ItemIndex:
 
     def apply(self, changes: Sequence[PreparedChange], version: int) -> int:
         """Make a prepared change visible, whole and at once. Returns the number of rows that it
-        touched. Call it between two requests: it does not wait for anything."""
+        touched. Call it between two requests: it does not wait for anything. What can be done
+        before is: one change that was compared takes some 20 ns a row."""
         self.revision += 1
         self.version = version
         change = merged(changes)  # a part by itself costs as much as thousands of rows
+        if change.differs is None:
+            for _ in self.compare(change):
+                pass
         seen = ~change.fresh
         self.moved[change.rows[change.fresh]] = self.revision
-        self.moved[change.rows[seen][self._differ(change, seen)]] = self.revision
+        self.moved[change.rows[seen][change.differs]] = self.revision
         self.moved[change.deleted] = self.revision
         self._write(change, seen)
         self.present[change.rows] = True
@@ -313,6 +317,25 @@ class ItemIndex:
         self.changed[change.deleted] = self.revision
         self.rendered.lay_over(change.rendered)
         return len(change)
+
+    def compare(self, change: PreparedChange) -> Iterator[None]:
+        """Find out, a column a step, what of a whole change differs from what is visible by more
+        than prices. Columns in which nothing does are left out of it. For no other change to come
+        between this and `apply`."""
+        seen = ~change.fresh
+        rows = change.rows[seen]
+        differs: BoolArray = self.available[rows] != change.available[seen]
+        differs |= self.created[rows] != change.created[seen]
+        for name, codes in list(change.columns.items()):
+            column = self.columns[name]
+            if not column.closed:
+                different = column.codes[rows] != codes[seen]
+                if different.any():
+                    differs |= different
+                else:
+                    del change.columns[name]
+            yield
+        change.differs = differs
 
     def unchanged_since(self, rows: IntArray, revision: int) -> bool:
         """Whether none of the rows (all >= 0) changed after `revision`."""
@@ -379,17 +402,6 @@ class ItemIndex:
                 self.rendered.drop(key)
         for row in change.deleted.tolist():
             change.rendered[self.base + row] = None
-
-    def _differ(self, change: PreparedChange, which: BoolArray) -> BoolArray:
-        """Which of those rows differ from what is visible by more than their prices."""
-        rows = change.rows[which]
-        differ: BoolArray = self.available[rows] != change.available[which]
-        differ |= self.created[rows] != change.created[which]
-        for name, codes in change.columns.items():
-            column = self.columns[name]
-            if not column.closed:
-                differ |= column.codes[rows] != codes[which]
-        return differ
 
     def _write(self, change: PreparedChange, which: BoolArray) -> None:
         if not which.any():

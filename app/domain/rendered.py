@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 import msgspec
@@ -18,6 +18,8 @@ ENTRY_OVERHEAD: Final = 160
 """What a rendered item costs beside its bytes: the object, its key, its place in a dictionary."""
 
 _SETTLED_AT_ONCE: Final = 64  # some 30 µs
+_SMALL: Final = 1_000  # items of a change that join those that have not settled yet
+_MOST_LAYERS: Final = 4  # while nobody reads, nobody is held up either
 
 _encode = msgspec.json.Encoder().encode
 
@@ -30,50 +32,59 @@ class RenderedItems(BoundedCache[int, bytes]):
     event loop does not stand still for it.
     """
 
-    __slots__ = ("_overlay",)
+    __slots__ = ("_layers",)
 
     def __init__(self, max_bytes: int) -> None:
         super().__init__(max_bytes, _size)
-        self._overlay: dict[int, bytes | None] = {}
+        self._layers: list[dict[int, bytes | None]] = []  # the newest last
 
-    def lay_over(self, change: Mapping[int, bytes | None]) -> None:
-        """From now on these are the items; None: it is not held any more."""
-        self._overlay.update(change)
+    def lay_over(self, change: dict[int, bytes | None]) -> None:
+        """From now on these are the items; None: it is not held any more. The dictionary is the
+        cache's from then on."""
+        if self._layers and (len(change) <= _SMALL or len(self._layers) == _MOST_LAYERS):
+            self._layers[-1].update(change)
+        elif change:
+            self._layers.append(change)
 
     def get(self, key: int) -> bytes | None:
-        return self._overlay[key] if key in self._overlay else super().get(key)
+        for layer in reversed(self._layers):
+            if key in layer:
+                return layer[key]
+        return super().get(key)
 
     def get_many(self, keys: Sequence[int]) -> list[bytes | None]:
-        if self._overlay:
+        if self._layers:
             self._settle()
             return [self.get(key) for key in keys]
         return super().get_many(keys)
 
     def holds(self, keys: Sequence[int]) -> list[bool]:
         held = super().holds(keys)
-        if not self._overlay:
-            return held
-        return [
-            self._overlay.get(key, b"" if is_held else None) is not None
-            for key, is_held in zip(keys, held, strict=True)
-        ]
-
-    def put(self, key: int, entry: bytes) -> None:
-        self._overlay.pop(key, None)
-        super().put(key, entry)
+        for layer in self._layers:
+            held = [
+                layer.get(key, b"" if is_held else None) is not None
+                for key, is_held in zip(keys, held, strict=True)
+            ]
+        return held
 
     def drop(self, key: int) -> None:
-        self._overlay.pop(key, None)
+        for layer in self._layers:
+            layer.pop(key, None)
         super().drop(key)
 
     def _settle(self) -> None:
-        overlay = self._overlay
-        for _ in range(min(_SETTLED_AT_ONCE, len(overlay))):
-            key, rendered = overlay.popitem()
+        """Puts a few items of the oldest layer into their place."""
+        oldest, *newer = self._layers
+        for _ in range(min(_SETTLED_AT_ONCE, len(oldest))):
+            key, rendered = oldest.popitem()
+            if any(key in layer for layer in newer):
+                continue
             if rendered is None:
                 super().drop(key)
             else:
                 super().put(key, rendered)
+        if not oldest:
+            del self._layers[0]
 
 
 def variation_document(variation: Variation, hidden_fields: tuple[str, ...] = ()) -> dict[str, Any]:

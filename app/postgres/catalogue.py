@@ -25,6 +25,7 @@ from app.postgres.database import Database, raw
 from app.postgres.tables import item, item_group, section, variation
 
 _ROWS_AT_ONCE: Final = 1000  # fewer would go to Redis one by one: see its buckets
+_ROWS_FETCHED: Final = 100  # their JSON is decoded before requests run again: 1 to 2 ms
 _FEATURES_AT_ONCE: Final = 50  # made between two requests: 1 to 2 ms
 
 
@@ -218,7 +219,13 @@ class CatalogueSnapshot:
 
     async def _parts(self, query: str, *arguments: Any) -> AsyncIterator[list[Any]]:
         cursor = await self._driver.cursor(query, *arguments)
-        while rows := await cursor.fetch(_ROWS_AT_ONCE):
+        rows: list[Any] = []
+        while some := await cursor.fetch(_ROWS_FETCHED):
+            rows += some
+            if len(rows) >= _ROWS_AT_ONCE:
+                yield rows
+                rows = []
+        if rows:
             yield rows
 
     async def _features(self, rows: Sequence[Any]) -> list[ItemFeatures]:

@@ -4,7 +4,7 @@
 |---|---|
 | vitrine:items:<merchant>:<section>:<bucket> | hash: item id -> JSON of ItemFeatures; 256 buckets |
 | vitrine:catalogue:<merchant>:<section> | hash: version, epoch, items, verified_at, mended |
-| vitrine:changes:<merchant>:<section> | stream: base, version, ids (JSON; none: too many to name) |
+| vitrine:changes:<merchant>:<section> | stream: base, version, part, ids (none: too many to name) |
 | vitrine:projecting:<merchant>:<section> | who projects now |
 
 Each command names one key, so that all of it works on a Redis Cluster, where a section's buckets
@@ -13,6 +13,7 @@ spread over the nodes. The version is written last: who reads it finds everythin
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 import zlib
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
@@ -23,16 +24,16 @@ import msgspec
 from app.domain.catalogue import ItemFeatures, ItemId, Section
 from app.domain.merchant import MerchantId
 from app.redis.connection import RedisConnection, part
-from app.services.catalogue_sync import Change, Projected, Work
+from app.services.catalogue_sync import CHANGES_READ, MAX_NAMED, Change, Projected, Work
 
 BUCKETS: Final = 256
 IDS_A_CHANGE: Final = 1_000
 """Ids that one entry of the stream names."""
-MAX_NAMED: Final = 50_000
-"""Changes of more items are not named: readers load the section anew."""
 MAX_CHANGES: Final = 2_000
 """Entries that the stream keeps."""
 _SCAN_COUNT: Final = 500
+_WRITTEN_AT_ONCE: Final = 1 << 18  # bytes
+_AT_ONCE: Final = 64  # items that are encoded or read before requests run again: half a millisecond
 _LOCK_SECONDS: Final = 30
 
 _encode = msgspec.json.Encoder().encode
@@ -91,11 +92,12 @@ class RedisItemFeatures:
         if not ids:
             return []
         places = by_bucket(ids)
-        with self._connection.errors():
-            pipeline = self._connection.pipeline()
-            for bucket, here in places.items():
-                pipeline.hmget(bucket_key(merchant, section, bucket), [ids[p] for p in here])
-            answers: list[list[bytes | None]] = await pipeline.execute()
+        answers: list[list[bytes | None]] = await self._connection.run(
+            [
+                ("HMGET", bucket_key(merchant, section, bucket), *(ids[place] for place in here))
+                for bucket, here in places.items()
+            ]
+        )
         found: list[bytes | None] = [None] * len(ids)
         for here, values in zip(places.values(), answers, strict=True):
             for place, value in zip(here, values, strict=True):
@@ -108,6 +110,20 @@ class RedisItemFeatures:
         """The items' features in the order of `ids`."""
         found = await self.fetch(merchant, section, ids)
         return [None if value is None else decode(value) for value in found]
+
+    async def read(
+        self, merchant: MerchantId, section: Section, ids: Sequence[ItemId]
+    ) -> AsyncIterator[tuple[list[ItemFeatures], list[ItemId]]]:
+        """The items' features, and the ids of those that are not there, in parts and in any
+        order."""
+        ordered = sorted(ids, key=bucket_of)  # fewer, longer commands
+        for start in range(0, len(ordered), _AT_ONCE):
+            some = ordered[start : start + _AT_ONCE]
+            found = await self.fetch(merchant, section, some)
+            yield (
+                [decode(value) for value in found if value is not None],
+                [item_id for item_id, value in zip(some, found, strict=True) if value is None],
+            )
 
     async def versions(
         self, merchant: MerchantId, section: Section, ids: Sequence[str]
@@ -144,22 +160,23 @@ class RedisItemFeatures:
         features: Sequence[ItemFeatures],
         deleted: Iterable[ItemId] = (),
     ) -> None:
-        """Put features in place and take deleted items out, in one pipelined call."""
-        put: dict[int, dict[str, bytes]] = {}
+        """Put features in place and take deleted items out."""
+        put: dict[int, list[str | bytes]] = {}
         gone: dict[int, list[str]] = {}
-        for item in features:
-            put.setdefault(bucket_of(item.id), {})[item.id] = _encode(item)
+        size = 0
+        for number, item in enumerate(features, start=1):
+            encoded = _encode(item)
+            put.setdefault(bucket_of(item.id), []).extend((item.id, encoded))
+            size += len(encoded)
+            if size > _WRITTEN_AT_ONCE:
+                await self._run("HSET", merchant, section, put)
+                put, size = {}, 0
+            elif not number % _AT_ONCE:
+                await asyncio.sleep(0)
         for item_id in deleted:
             gone.setdefault(bucket_of(item_id), []).append(item_id)
-        if not put and not gone:
-            return
-        with self._connection.errors():
-            pipeline = self._connection.pipeline()
-            for bucket, mapping in put.items():
-                pipeline.hset(bucket_key(merchant, section, bucket), mapping=mapping)
-            for bucket, ids in gone.items():
-                pipeline.hdel(bucket_key(merchant, section, bucket), *ids)
-            await pipeline.execute()
+        await self._run("HSET", merchant, section, put)
+        await self._run("HDEL", merchant, section, gone)
 
     async def publish(
         self,
@@ -182,9 +199,12 @@ class RedisItemFeatures:
             if ids is None or len(ids) > MAX_NAMED:
                 await self._add_change(key, {"base": base, "version": version})
             else:
-                for start in range(0, max(len(ids), 1), IDS_A_CHANGE):  # a step, even of nothing
+                steps = range(0, max(len(ids), 1), IDS_A_CHANGE)  # one, even of nothing
+                for number, start in enumerate(steps):
                     named = _encode(ids[start : start + IDS_A_CHANGE])
-                    await self._add_change(key, {"base": base, "version": version, "ids": named})
+                    await self._add_change(
+                        key, {"base": base, "version": version, "part": number, "ids": named}
+                    )
             await self._connection.client.hset(
                 _catalogue_key(merchant, section), mapping={"version": version, "items": items}
             )
@@ -199,16 +219,20 @@ class RedisItemFeatures:
             )
 
     async def changes(self, merchant: MerchantId, section: Section, after: str) -> list[Change]:
-        """The entries of the stream after the one named `after` ("0": from the first kept)."""
+        """The next entries of the stream after the one named `after` ("0": from the first kept):
+        CHANGES_READ of them, or all that there are."""
         with self._connection.errors():
             entries = await self._connection.client.xrange(
-                _changes_key(merchant, section), min=f"({after}" if after != "0" else "-"
+                _changes_key(merchant, section),
+                min=f"({after}" if after != "0" else "-",
+                count=CHANGES_READ,
             )
         return [
             Change(
                 entry=name.decode(),
                 base=int(fields[b"base"]),
                 version=int(fields[b"version"]),
+                part=int(fields.get(b"part", 0)),
                 ids=_decode_ids(fields[b"ids"]) if b"ids" in fields else None,
             )
             for name, fields in entries
@@ -261,6 +285,22 @@ class RedisItemFeatures:
         """That items were put right at the version that there is: readers load anew."""
         with self._connection.errors():
             await self._connection.client.hincrby(_catalogue_key(merchant, section), "mended", 1)
+
+    async def _run(
+        self,
+        command: str,
+        merchant: MerchantId,
+        section: Section,
+        arguments: Mapping[int, Sequence[str | bytes]],
+    ) -> None:
+        """A command a bucket, with its arguments."""
+        if arguments:
+            await self._connection.run(
+                [
+                    (command, bucket_key(merchant, section, bucket), *of)
+                    for bucket, of in arguments.items()
+                ]
+            )
 
     async def _scan(
         self, merchant: MerchantId, section: Section

@@ -22,10 +22,16 @@ import structlog
 
 from app.domain.catalogue import ItemFeatures, ItemId, Section
 from app.domain.errors import Unavailable
-from app.domain.item_change import PreparedChange
+from app.domain.item_change import PreparedChange, merged
 from app.domain.item_index import ItemIndex, ItemIndexes
 from app.domain.merchant import MerchantId
-from app.services.catalogue_sync import CatalogueSource, Change, FeatureCache, Projected
+from app.services.catalogue_sync import (
+    CHANGES_READ,
+    CatalogueSource,
+    Change,
+    FeatureCache,
+    Projected,
+)
 from app.services.stopping import stop
 
 log = structlog.get_logger(module=__name__)
@@ -35,7 +41,8 @@ Place = tuple[MerchantId, Section]
 _PART: Final = 64  # items that are prepared before requests run again: a millisecond
 _AT_ONCE: Final = 16  # parts of a change that are prepared without pauses
 _LONGEST_PAUSE: Final = 0.05  # seconds: most of what took longer was waiting for a store
-_FETCH: Final = 1_000
+_MERGED: Final = 16  # parts that become one before requests run again
+_LOOKED_AT: Final = 2_000  # rows, likewise
 _PATIENCE: Final = 20  # polls to wait for a projection that is half-way, before PostgreSQL is asked
 
 
@@ -60,6 +67,7 @@ class _Collected:
 
     index: ItemIndex
     parts: list[PreparedChange] = field(default_factory=list)
+    rendered: dict[int, bytes | None] = field(default_factory=dict)  # of all parts
     newest: int = 0  # the highest version among the items
     seen: set[ItemId] | None = None  # all ids, where everything is read
     _paced: bool = field(init=False)
@@ -73,13 +81,13 @@ class _Collected:
     async def add(self, features: Sequence[ItemFeatures], deleted: Sequence[ItemId] = ()) -> None:
         for start in range(0, len(features), _PART):
             part = features[start : start + _PART]
-            self.parts.append(self.index.prepare(part))
+            self._append(self.index.prepare(part))
             self.newest = max(self.newest, max(item.version for item in part))
             if self.seen is not None:
                 self.seen.update(item.id for item in part)
             await self._let_requests_run()
         if deleted:
-            self.parts.append(self.index.prepare((), deleted))
+            self._append(self.index.prepare((), deleted))
 
     async def _let_requests_run(self) -> None:
         """A small change is there at once; a large one takes a third of the process' time."""
@@ -89,13 +97,37 @@ class _Collected:
         await asyncio.sleep(pause)
         self._resumed = time.monotonic()
 
-    def add_unseen_as_deleted(self) -> None:
+    async def add_unseen_as_deleted(self) -> None:
         """What the index has and was not read is not in the catalogue any more."""
         assert self.seen is not None  # noqa: S101
-        present = np.flatnonzero(self.index.present[: len(self.index)]).tolist()
-        gone = [self.index.ids[row] for row in present if self.index.ids[row] not in self.seen]
-        if gone:
-            self.parts.append(self.index.prepare((), gone))
+        present = np.flatnonzero(self.index.present[: len(self.index)])
+        ids = self.index.ids
+        for start in range(0, len(present), _LOOKED_AT):
+            some = [ids[row] for row in present[start : start + _LOOKED_AT].tolist()]
+            gone = [item_id for item_id in some if item_id not in self.seen]
+            if gone:
+                self._append(self.index.prepare((), gone))
+            await asyncio.sleep(0)
+
+    async def whole(self) -> PreparedChange:
+        """All parts as one, so that little is left to do at once."""
+        parts = self.parts or [self.index.prepare(())]
+        while len(parts) > 1:
+            fewer = []
+            for start in range(0, len(parts), _MERGED):
+                fewer.append(merged(parts[start : start + _MERGED]))
+                await asyncio.sleep(0)
+            parts = fewer
+        [change] = parts
+        change.rendered = self.rendered
+        for _ in self.index.compare(change):
+            await asyncio.sleep(0)
+        return change
+
+    def _append(self, part: PreparedChange) -> None:
+        self.rendered.update(part.rendered)
+        part.rendered = {}
+        self.parts.append(part)
 
 
 class Follower:
@@ -291,7 +323,7 @@ class Follower:
         """Reads on in the stream."""
         collected = _Collected(index)
         reached = await self._catch_up(place, collected, followed, state, index.version)
-        self._apply(place, collected, reached, "changes")
+        await self._apply(place, collected, reached, "changes")
 
     async def _over_gap(
         self, place: Place, index: ItemIndex, followed: _Followed, state: Projected
@@ -314,13 +346,13 @@ class Follower:
             async for features in self._cache.scan(*place):
                 await collected.add(features)
             reached = await self._catch_up(place, collected, followed, state, state.version)
-            collected.add_unseen_as_deleted()
+            await collected.add_unseen_as_deleted()
         except (Unavailable, _Gap):
             followed.loaded = False
             await self._from_source(place, index, followed)
             return
         followed.loaded = True
-        self._apply(place, collected, reached, "cache")
+        await self._apply(place, collected, reached, "cache")
 
     async def _from_source(self, place: Place, index: ItemIndex, followed: _Followed) -> None:
         """What PostgreSQL has: the changes since the index' version, or everything."""
@@ -330,11 +362,11 @@ class Follower:
             async for features, deleted in snapshot.changes(0 if everything else index.version):
                 await collected.add(features, deleted)
             if everything:
-                collected.add_unseen_as_deleted()
+                await collected.add_unseen_as_deleted()
             version = snapshot.version
         followed.loaded = True
         self._wanted[place] = version
-        self._apply(place, collected, version, "source")
+        await self._apply(place, collected, version, "source")
 
     async def _catch_up(
         self,
@@ -352,13 +384,17 @@ class Follower:
         Raises:
             _Gap: the changes do not lead on, or that projection does not come to its end.
         """
-        for _ in range(_PATIENCE):
+        patience = _PATIENCE
+        while patience:
             changes = await self._cache.changes(*place, followed.entry)
             ready = [change for change in changes if change.version <= state.version]
             reached = _lead(ready, reached)
             if ready:
                 await self._take(place, collected, _ids(ready))
                 followed.entry = ready[-1].entry
+            if len(ready) == CHANGES_READ:
+                continue  # there may be more of it
+            patience -= 1
             if reached >= state.version and collected.newest <= reached:
                 return reached
             if collected.newest > state.version:
@@ -372,17 +408,13 @@ class Follower:
         raise _Gap
 
     async def _take(self, place: Place, collected: _Collected, ids: Sequence[ItemId]) -> None:
-        for start in range(0, len(ids), _FETCH):
-            part = ids[start : start + _FETCH]
-            found = await self._cache.features(*place, part)
-            there = [features for features in found if features is not None]
-            gone = [i for i, features in zip(part, found, strict=True) if features is None]
+        async for there, gone in self._cache.read(*place, ids):
             await collected.add(there, gone)
             if collected.seen is not None:
                 collected.seen.difference_update(gone)
 
-    def _apply(self, place: Place, collected: _Collected, version: int, source: str) -> None:
-        rows = collected.index.apply(collected.parts, version)
+    async def _apply(self, place: Place, collected: _Collected, version: int, source: str) -> None:
+        rows = collected.index.apply([await collected.whole()], version)
         log.info(
             "catalogue_followed",
             merchant=place[0],
@@ -415,7 +447,7 @@ def _lead(changes: Iterable[Change], reached: int) -> int:
     """
     for change in changes:
         if change.version > reached:
-            if change.base > reached or change.ids is None:
+            if change.base > reached or change.part or change.ids is None:
                 raise _Gap
             reached = change.version
     return reached

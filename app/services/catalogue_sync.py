@@ -24,7 +24,11 @@ from app.domain.merchant import MerchantId
 
 log = structlog.get_logger(module=__name__)
 
-_MAX_LISTED: Final = 50_000  # changed ids that are kept to be told
+MAX_NAMED: Final = 500_000
+"""Changed ids that are told. What changes more items is read from PostgreSQL by each process."""
+
+CHANGES_READ: Final = 4
+"""Entries of the stream that are read at once: some thousand ids."""
 
 Work = Literal["project", "verify"]
 """What a lock is for."""
@@ -43,11 +47,13 @@ class Projected:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One entry of a section's stream of changes."""
+    """One entry of a section's stream of changes. A step from one version to the next may take
+    several."""
 
     entry: str
     base: int  # the version before
     version: int
+    part: int  # of the step, from 0
     ids: Sequence[str] | None  # None: too many to name
 
 
@@ -95,9 +101,9 @@ class FeatureCache(Protocol):
 
     async def state(self, merchant: MerchantId, section: Section) -> Projected | None: ...
 
-    async def features(
-        self, merchant: MerchantId, section: Section, ids: Sequence[str]
-    ) -> list[ItemFeatures | None]: ...
+    def read(
+        self, merchant: MerchantId, section: Section, ids: Sequence[ItemId]
+    ) -> AsyncIterator[tuple[list[ItemFeatures], list[ItemId]]]: ...
 
     async def versions(
         self, merchant: MerchantId, section: Section, ids: Sequence[str]
@@ -269,7 +275,7 @@ class Projector:
                 await self._keep(merchant, section, holder)
                 await self._cache.write(merchant, section, features, deleted)
                 written += len(features) + len(deleted)
-                if written <= _MAX_LISTED and not anew:
+                if written <= MAX_NAMED and not anew:
                     changed.extend(item.id for item in features)
                     changed.extend(deleted)
             items = await snapshot.count()
@@ -289,7 +295,7 @@ class Projector:
                 base=base,
                 version=snapshot.version,
                 items=items,
-                ids=None if anew or written > _MAX_LISTED else changed,
+                ids=None if anew or written > MAX_NAMED else changed,
             )
             if anew:
                 await self._cache.note_verified(merchant, section, time.time())

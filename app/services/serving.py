@@ -7,7 +7,6 @@ place between two requests. A request works with one snapshot from its beginning
 from __future__ import annotations
 
 import asyncio
-import gc
 import hashlib
 import hmac
 import math
@@ -93,12 +92,7 @@ class ServingProblem:
 
 
 class Serving:
-    """The snapshots of this process, and who may ask for them.
-
-    Args:
-        freeze: after a swap, take what lives now out of the garbage collector's rounds. For a
-            process that serves; a test process has no use for it.
-    """
+    """The snapshots of this process, and who may ask for them."""
 
     def __init__(
         self,
@@ -108,14 +102,12 @@ class Serving:
         rulings: RulingsCompiler | None = None,
         *,
         poll_seconds: float = 0.25,
-        freeze: bool = False,
     ) -> None:
         self._source = source
         self._loader = loader
         self._indexes = indexes
         self._rulings = rulings
         self._poll_seconds = poll_seconds
-        self._freeze = freeze
         self._snapshots: dict[MerchantId, ServingSnapshot] = {}
         self._keys: dict[str, tuple[StorefrontKey, ServingSnapshot]] = {}
         self._credentials: dict[bytes, Credential] = {}
@@ -248,10 +240,6 @@ class Serving:
                 log.info("configuration_back")
             self._away = None
             self._refreshed = True
-            if changed and self._freeze:
-                # What was frozen before is not looked at again, so this is quick.
-                gc.collect()
-                gc.freeze()
             return changed
 
     async def _reload(self, merchant: MerchantId, old: ServingSnapshot | None) -> bool:

@@ -206,6 +206,10 @@ def tell_stalls(path: Path, since: int) -> None:
         for line in file:
             stall = json.loads(line)
             place = " < ".join(stall["stack"][:3])
+            if stall["gc_ms"] > stall["ms"] / 2:
+                place = f"garbage collection, generation {stall['gc']}"
+            elif stall["cpu_ms"] < stall["ms"] / 2:
+                place = "another process had the processor"
             found.setdefault(place, []).append(stall["ms"])
     print(f"{'stalls':>7} {'longest, ms':>12} {'together, ms':>13}")
     for place, times in sorted(found.items(), key=lambda one: -sum(one[1]))[:20]:

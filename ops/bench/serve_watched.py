@@ -3,13 +3,15 @@
 python ops/bench/serve_watched.py STALLS.jsonl --port 8000
 
 A line a stall of 5 ms or more: when it began (Unix seconds), the process, its length in ms, how
-much of it the process was computing, and the stack in its midst. A heartbeat each ms and a thread
-that looks for it: a tenth of a core, so figures of such a server are none.
+much of it the process was computing, how much it collected garbage (`gc`: the generation), and the
+stack in its midst. A heartbeat each ms and a thread that looks for it: a tenth of a core, so
+figures of such a server are none.
 """
 
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import os
 import sys
@@ -28,15 +30,26 @@ class Watch:
         self._out = out
         self._beat = time.perf_counter()
         self._thread = threading.get_ident()
+        self._collecting = 0.0  # since when
+        self._collected = (0.0, 0)  # seconds since it was looked at, the highest generation
 
     def start(self) -> None:
         self._pulse()
+        gc.callbacks.append(self._note)
         sys.setswitchinterval(0.0005)
         threading.Thread(target=self._look, daemon=True).start()
 
     def _pulse(self) -> None:
         self._beat = time.perf_counter()
         asyncio.get_running_loop().call_later(BEAT, self._pulse)
+
+    def _note(self, phase: str, info: dict[str, int]) -> None:
+        if phase == "start":
+            self._collecting = time.perf_counter()
+            return
+        seconds, generation = self._collected
+        seconds += time.perf_counter() - self._collecting
+        self._collected = (seconds, max(generation, info["generation"]))
 
     def _look(self) -> None:
         stack: list[str] = []
@@ -50,6 +63,8 @@ class Watch:
                     "pid": os.getpid(),
                     "ms": round((beat - since) * 1000, 1),
                     "cpu_ms": round((time.process_time() - spent) * 1000, 1),
+                    "gc_ms": round(self._collected[0] * 1000, 1),
+                    "gc": self._collected[1],
                     "stack": stack,
                 }
                 self._out.write(json.dumps(line) + "\n")
@@ -58,6 +73,7 @@ class Watch:
             if not stack and now - beat > LONG:
                 # Python has no public way to another thread's stack.
                 every = sys._current_frames()  # noqa: SLF001
+                self._collected = (0.0, 0)
                 since, spent = beat, time.process_time()
                 stack = frames(every.get(self._thread))
 

@@ -182,10 +182,49 @@ async def test_a_gap_in_the_stream_is_bridged(shop: CatalogueShop) -> None:
     assert sorted(shown(index)) == ["b", "c", "d", "e"]
 
 
+async def test_a_large_change_comes_in_parts_from_redis(
+    shop: CatalogueShop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More ids than one entry of the stream names and than one reading of it takes; and a step
+    whose beginning was trimmed away is none."""
+    for name in ("app.redis.item_features.IDS_A_CHANGE", "app.redis.item_features._AT_ONCE"):
+        monkeypatch.setattr(name, 3)
+    follower, indexes = shop.follower()
+    index = indexes.get(shop.id, DEFAULT_SECTION)
+    await shop.put(*({"id": f"i{n}"} for n in range(100)))
+    await follower.poll()
+    snapshot = shop.catalogue.snapshot
+
+    def refused(*_: Any) -> Any:
+        raise AssertionError("PostgreSQL is read")
+
+    async def change(price: int) -> None:
+        monkeypatch.setattr(shop.catalogue, "snapshot", snapshot)  # for the projector
+        items = ({"id": f"i{n}", "data": {"price": price}} for n in range(20, 100))
+        await shop.put(*items, *({"id": f"new-{n}"} for n in range(20)))
+
+    await change(5)
+    await shop.call("DELETE", "/v2/items", {"items": [{"id": f"i{n}"} for n in range(9)]})
+    monkeypatch.setattr(shop.catalogue, "snapshot", refused)
+    await follower.poll()
+    monkeypatch.setattr(shop.catalogue, "snapshot", snapshot)
+    assert shown(index) == expected(await shop.in_postgres())
+    version = index.version
+    await change(6)
+    stream = f"vitrine:changes:{shop.id}:Products"
+    entries = await shop.redis.client.xrange(stream)
+    new = [name for name, fields in entries if int(fields[b"version"]) == version + 1]
+    assert len(new) > 20
+    kept = new[-3].decode()
+    await shop.redis.client.xtrim(stream, minid=kept, approximate=False)
+    await follower.poll()
+    assert shown(index) == expected(await shop.in_postgres())
+
+
 async def test_an_import_too_large_to_be_named_is_followed(
     shop: CatalogueShop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("app.services.catalogue_sync._MAX_LISTED", 3)
+    monkeypatch.setattr("app.services.catalogue_sync.MAX_NAMED", 3)
     follower, indexes = shop.follower()
     await shop.put({"id": "a"}, {"id": "b"})
     await follower.poll()

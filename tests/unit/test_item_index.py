@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -176,11 +177,18 @@ def test_the_near_cache_never_exceeds_its_bound_and_never_lies(
             ),
         ),
         max_size=12,
-    )
+    ),
+    st.sampled_from([0, 5, 1_000]),
 )
 def test_what_is_laid_over_the_near_cache_counts_at_once(
-    steps: list[tuple[str, dict[int, bytes | None]]],
+    steps: list[tuple[str, dict[int, bytes | None]]], small: int
 ) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("app.domain.rendered._SMALL", small)  # what is larger is a layer of its own
+        lay_over(steps)
+
+
+def lay_over(steps: list[tuple[str, dict[int, bytes | None]]]) -> None:
     cache, truth = RenderedItems(1 << 20), dict[int, bytes]()
     for step, change in steps:
         for key, value in change.items():
@@ -193,15 +201,42 @@ def test_what_is_laid_over_the_near_cache_counts_at_once(
             elif step in ("drop", "lay"):
                 truth.pop(key, None)
         if step == "lay":
-            cache.lay_over(change)
+            cache.lay_over(dict(change))
         keys = list(range(0, 200, 7))
         assert cache.holds(keys) == [key in truth for key in keys]
         if step == "read":
             assert cache.get_many(keys) == [truth.get(key) for key in keys]
-    while cache._overlay:
+    while cache._layers:
         cache.get_many([1])
     assert len(cache) == len(truth)
     assert [cache.get(key) for key in truth] == list(truth.values())
+
+
+def test_a_change_that_was_compared_before_is_the_same_change() -> None:
+    before = [item(f"i{n}", price=1.0, attributes={"a": (n,), "b": (n % 3,)}) for n in range(9)]
+    after = [
+        item(
+            f"i{n}",
+            price=2.0,
+            available=n != 3,
+            attributes={"a": (n,), "b": ((n + 1 if n == 4 else n) % 3,), "c": (n,) * (n == 5)},
+        )
+        for n in range(11)
+    ]
+    found = []
+    for ahead in (False, True):
+        index = index_of(*before)
+        change = index.prepare(after, [ItemId("i8")])
+        if ahead:
+            steps = sum(1 for _ in index.compare(change))
+            assert steps == 3
+            assert set(change.columns) == {"b", "c"}  # of `a` nothing differs
+        index.apply([change], 2)
+        shown = [{name: index.values(row, name) for name in "abc"} for row in range(len(index))]
+        length = len(index)
+        found.append([shown, index.price[:length], index.available[:length], index.moved[:length]])
+    assert np.flatnonzero(found[0][3] == 2).tolist() == [3, 4, 5, 8, 9, 10]
+    np.testing.assert_equal(found[0], found[1])
 
 
 def test_a_large_catalogue_fills_the_near_cache_and_pushes_nothing_out() -> None:
