@@ -20,7 +20,7 @@ $(INSTALLED): pyproject.toml $(wildcard strategies/*/pyproject.toml) ops/constra
 		$(wildcard strategies/sdk/setup.py strategies/sdk/src/vitrine_sdk/*.pyx)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Vitrine needs Python 3.11 or later; set PYTHON=")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint ops/constraints/python.txt setuptools wheel cython
+	$(BIN)/python -m pip install --quiet --constraint ops/constraints/python.txt setuptools wheel cython numpy
 	$(BIN)/python -m pip install --quiet --no-build-isolation \
 		--constraint ops/constraints/python.txt \
 		$(patsubst %,--editable %,$(STRATEGIES)) --editable '.[embedded,test,otel,evaluate,ann]'
@@ -90,7 +90,7 @@ IMAGE_INSTALL := $(VENV)/image
 # An environment of its own: these tools bring much that nobody else should have.
 $(OPS)/.installed: $(INSTALLED) ops/constraints/ops.txt
 	test -x $(OPS)/bin/python || $(PYTHON) -m venv $(OPS)
-	$(OPS)/bin/python -m pip install --quiet --constraint ops/constraints/python.txt setuptools wheel cython
+	$(OPS)/bin/python -m pip install --quiet --constraint ops/constraints/python.txt setuptools wheel cython numpy
 	$(OPS)/bin/python -m pip install --quiet --no-build-isolation --constraint ops/constraints/python.txt \
 		--constraint ops/constraints/ops.txt \
 		$(patsubst %,--editable %,$(STRATEGIES)) --editable '.[embedded,test,otel,ops]'
@@ -108,7 +108,7 @@ $(IAC)/.installed: ops/constraints/iac.txt
 $(IMAGE_INSTALL)/.installed: $(INSTALLED) ops/constraints/s3.txt \
 		$(shell find app strategies -path '*/build' -prune -o -path '*/tests' -prune -o -name '*.py' -print)
 	test -x $(IMAGE_INSTALL)/bin/python || $(PYTHON) -m venv $(IMAGE_INSTALL)
-	$(IMAGE_INSTALL)/bin/python -m pip install --quiet --constraint ops/constraints/python.txt setuptools wheel cython
+	$(IMAGE_INSTALL)/bin/python -m pip install --quiet --constraint ops/constraints/python.txt setuptools wheel cython numpy
 	$(IMAGE_INSTALL)/bin/python -m pip install --quiet --no-build-isolation \
 		--constraint ops/constraints/python.txt --constraint ops/constraints/s3.txt \
 		$(addprefix ./,$(STRATEGIES)) '.[otel,s3]'

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from app.domain.catalogue import FacetValue, ItemFeatures, ItemId, Section
 from app.domain.item_change import PreparedChange, merged
 from app.domain.merchant import MerchantId
-from app.domain.rendered import ENTRY_OVERHEAD, RenderedItems, render
+from app.domain.rendered import BASE_SHIFT, ENTRY_OVERHEAD, RenderedItems, render
 from app.domain.row_lookup import row_lookup
 from vitrine_sdk import BoolArray, FloatArray, IntArray
 
@@ -36,7 +36,6 @@ PRICE: Final = "price"  # an attribute with a column of its own
 NO_ROWS: Final = np.empty(0, np.int32)
 NO_ROWS.setflags(write=False)
 
-_BASE_SHIFT = 32
 _FIRST_CAPACITY = 256
 
 
@@ -193,9 +192,8 @@ class ItemIndex:
 
     def __init__(self, rendered: RenderedItems) -> None:
         ItemIndex._indexes += 1
-        self.base = ItemIndex._indexes << _BASE_SHIFT
+        self.base = ItemIndex._indexes << BASE_SHIFT
         """Added to a row it is the item's key in `rendered`."""
-        self.base_int64 = np.int64(self.base)
         self.rendered = rendered
         self.version = 0
         """The catalogue version that it shows."""

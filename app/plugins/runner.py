@@ -37,15 +37,6 @@ log = structlog.get_logger(module=__name__)
 
 SUPPORTED_MODES: Final = frozenset(RunMode)
 
-_FLAWS: Final = (  # as the kernel numbers them
-    None,
-    "positions outside of the model's items",
-    "an item twice",
-    "scores that are not finite",
-    "scores that increase or are not finite",
-    "a reason that the strategy does not declare",
-)
-
 _Job = Callable[[], None]
 
 
@@ -231,7 +222,20 @@ class _Guard:
         return failure
 
     def _wrong(self, candidates: Candidates, model: ServedModel, limit: int) -> str | None:
-        """What of an answer is against the contract; None: nothing. Some 5 µs."""
+        """What of an answer is against the contract; None: nothing."""
+        if (
+            kernel.compiled is not None
+            and candidates.__class__ is Candidates
+            and kernel.compiled.sound(
+                candidates.items,
+                candidates.scores,
+                candidates.reasons,
+                limit,
+                model.items,
+                len(model.reasons),
+            )
+        ):
+            return None
         wrong = misshapen(candidates)
         if wrong is not None:
             return wrong
@@ -241,29 +245,19 @@ class _Guard:
             return None
         if count > limit:
             return f"{count} candidates, {limit} were asked for"
-        if (
-            kernel.compiled is not None
-            and kernel.plain(items, kernel.INT32)
-            and kernel.plain(scores, kernel.FLOAT32)
-            and candidates.reasons.flags.c_contiguous
-        ):
-            flaw: int = kernel.compiled.flaw(
-                items, scores, candidates.reasons, model.items, len(model.reasons)
-            )
-            return _FLAWS[flaw]
         # A list of some hundred is looked through quicker than an array.
         listed = items.tolist()
         if min(listed) < 0 or max(listed) >= model.items:
-            return _FLAWS[1]
+            return "positions outside of the model's items"
         if len(set(listed)) != count:
-            return _FLAWS[2]
+            return "an item twice"
         # NaN compares as false, so that non-increasing between finite ends is finite throughout.
         if not (math.isfinite(scores[0]) and math.isfinite(scores[-1])):
-            return _FLAWS[3]
+            return "scores that are not finite"
         if b"\0" in (scores[1:] <= scores[:-1]).tobytes():
-            return _FLAWS[4]
+            return "scores that increase or are not finite"
         if max(candidates.reasons.tobytes()) >= len(model.reasons):
-            return _FLAWS[5]
+            return "a reason that the strategy does not declare"
         return None
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final, cast
+from typing import Final
 
 from app.domain.bounded_cache import BoundedCache
 from app.domain.item_index import ItemIndex
@@ -66,10 +66,10 @@ class Prepared:
     def _shown_anew(self) -> bool:
         """Puts in the items' JSON as it is now; False: not all of it is at hand."""
         index, answer = self.index, self.answer
-        items = index.rendered.get_many((answer.rows + index.base_int64).tolist())
-        if None in items:
+        items = index.rendered.shown(index.base, answer.rows)
+        if items is None:
             return False
-        answer.show(cast(list[bytes], items))
+        answer.show(items)
         return True
 
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from operator import or_
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 import msgspec
 import numpy as np
@@ -74,11 +74,10 @@ class Showing:
         if asked.format is not None:
             return None
         index = asked.served.index
-        found = index.rendered.get_many((chosen.pool.rows + index.base_int64).tolist())
-        if None in found:
-            return None
-        self._hits(len(found))
-        return cast(list[bytes], found)
+        found = index.rendered.shown(index.base, chosen.pool.rows)
+        if found is not None:
+            self._hits(len(found))
+        return found
 
     async def show(self, asked: PodRequest, chosen: Chosen) -> tuple[Chosen, Sequence[bytes]]:
         """The items' JSON, each without its closing brace. What cannot be shown is replaced by what
@@ -177,7 +176,7 @@ class Showing:
             found = [fetched.get(row) for row in rows.tolist()]
             format_ = None  # applied already
         else:
-            found = index.rendered.get_many((rows + index.base_int64).tolist())
+            found = index.rendered.get_many([index.base + row for row in rows.tolist()])
             if fetched:  # what the near-cache had no room for, or the catalogue overtook
                 found = [
                     item or fetched.get(row) for row, item in zip(rows.tolist(), found, strict=True)

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from app.domain.catalogue import ItemFeatures, ItemId, Variation
 from app.domain.item_index import ItemIndex, value_text
 from app.domain.rendered import ENTRY_OVERHEAD, RenderedItems, render
+from vitrine_sdk import kernel
 
 
 def index_of(*items: ItemFeatures, max_bytes: int = 1 << 20) -> ItemIndex:
@@ -245,9 +246,27 @@ def test_a_large_catalogue_fills_the_near_cache_and_pushes_nothing_out() -> None
     for start in range(0, 2000, 50):
         part = index.prepare([item(f"item-{n:04}") for n in range(start, start + 50)])
         index.apply([part], start + 1)
-    assert cache.turns == 0
+    assert cache.let_go == 0
     assert 0.8 * 200_000 < cache.held_bytes < 200_000
     assert cache.holds([index.base]) == [True]
+
+
+@given(st.sets(st.integers(0, 8)), st.lists(st.integers(0, 9), max_size=6))
+def test_what_rows_show_is_had_whole_or_not_at_all(held: set[int], asked: list[int]) -> None:
+    base = 7 << 32
+    rows = np.array(asked, np.int32)
+    for compiled in {None, kernel.compiled}:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(kernel, "compiled", compiled)
+            cache = RenderedItems(9 * (1 + ENTRY_OVERHEAD))
+            for row in held:
+                cache.put(base + row, b"%d" % row)
+            shown = cache.shown(base, rows)
+            assert shown == ([b"%d" % row for row in asked] if held.issuperset(asked) else None)
+            for row in range(100, 100 + 9 - len(set(asked))):  # what was shown is let go last
+                cache.put(base + row, b"x")
+            if shown is not None:
+                assert cache.shown(base, rows) == shown
 
 
 def test_what_is_read_stays_in_the_near_cache() -> None:
@@ -255,7 +274,7 @@ def test_what_is_read_stays_in_the_near_cache() -> None:
     for key in range(100):
         cache.put(key, b"x" * 100)
         assert cache.get(0) is not None, "the item that everyone asks for is not let go"
-    assert cache.turns > 0
+    assert cache.let_go > 0
 
 
 @given(st.one_of(st.integers(-(10**9), 10**9).map(float), st.floats(allow_nan=False)))

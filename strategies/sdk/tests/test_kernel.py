@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vitrine_sdk import kernel
-from vitrine_sdk.neighbours import Neighbours, holds, summed
+from vitrine_sdk.neighbours import Neighbours, summed
 from vitrine_sdk.ranking import ranked
 
 ITEMS = 40
@@ -99,10 +99,26 @@ def test_the_best_are_ranked_alike(
     assert np.array_equal(found.scores, other.scores, equal_nan=True)
 
 
-@given(items=st.lists(st.integers(0, ITEMS), max_size=30), item=st.integers(0, ITEMS))
-def test_what_is_held_is_found_alike(items: list[int], item: int) -> None:
-    array = np.array(items, np.int32)
-    assert twins(lambda: holds(array, item)) == (item in items, item in items)
+@given(
+    cells=st.lists(st.tuples(st.integers(0, ITEMS - 1), weights, weights), max_size=30),
+    eligible=st.none() | st.lists(st.booleans(), min_size=ITEMS, max_size=ITEMS),
+    limit=st.integers(1, 40),
+)
+def test_a_rows_first_neighbours_are_taken_alike(
+    cells: list[tuple[int, float, float]], eligible: list[bool] | None, limit: int
+) -> None:
+    offsets = np.array([0, 0, 0, 0, len(cells)], np.int64)
+    items, values, parts = (
+        np.array([cell[i] for cell in cells], dtype)
+        for i, dtype in enumerate((np.int32, np.float32, np.float32))
+    )
+    neighbours, of_parts = Neighbours(offsets, items, values), Neighbours(offsets, items, parts)
+    mask = None if eligible is None else np.array(eligible, np.bool_)
+    for row in (3, 2):
+        for one, other in zip(
+            *twins(lambda row=row: neighbours.first(row, limit, of_parts, mask)), strict=True
+        ):
+            same(one, other)
 
 
 def test_what_lies_outside_of_the_arrays_is_refused() -> None:
@@ -113,6 +129,8 @@ def test_what_lies_outside_of_the_arrays_is_refused() -> None:
     for row in (1, -1):
         with pytest.raises(IndexError):
             neighbours.merged(np.array([row], np.int32), one)
+        with pytest.raises(IndexError):
+            neighbours.first(row, 1, neighbours, None)
     with pytest.raises(IndexError):
         ranked(np.array([3], np.int32), one, 5, eligible=np.ones(2, np.bool_))
 
@@ -124,3 +142,17 @@ def test_arrays_of_other_types_are_the_twins() -> None:
     items, sums = neighbours.merged(np.array([0], np.int64), np.array([2.0]))  # type: ignore[arg-type]
     assert items.tolist() == [1, 4]
     assert sums.tolist() == [4, 2]
+
+
+def test_what_is_no_array_or_cannot_be_written_is_refused() -> None:
+    compiled: Any = kernel.compiled
+    one, row = np.ones(1, np.bool_), np.zeros(1, np.int32)
+    for wrong in ([0], b"\0\0\0\0", np.zeros(1, np.int64)):
+        with pytest.raises(TypeError):
+            compiled.taken(row, wrong)
+    with pytest.raises(ValueError, match="contiguous"):
+        compiled.taken(row, np.zeros(4, np.int32)[::2])
+    marks = np.zeros(1, np.uint8)
+    marks.setflags(write=False)
+    with pytest.raises(ValueError, match="read-only"):
+        compiled.qualify(row, one, None, marks, [], [], None, None, None, [0] * 8, 1)

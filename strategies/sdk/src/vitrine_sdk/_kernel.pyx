@@ -4,20 +4,27 @@
 Arrays are C-contiguous, one-dimensional, of the types that the twins in Python take. Everything
 runs with the interpreter's lock held, so that scratch memory is shared by all calls; each leaves it
 as it found it. To make an object may collect garbage, and so run others' code and let other threads
-in: while scratch is in use none is made. No header of numpy's is needed to build this.
+in: while scratch is in use none is made.
 """
 
-from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
+cimport numpy as np
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from cpython.list cimport PyList_GET_ITEM, PyList_New, PyList_SET_ITEM
+from cpython.object cimport PyObject
+from cpython.ref cimport Py_INCREF
 from libc.math cimport isfinite
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy, memset
 
-from numpy import empty, float32, int32, int64, uint8
+np.import_array()
 
 cdef extern from *:
     int __builtin_ctzll(unsigned long long) nogil
     void __builtin_prefetch(const void*) nogil
+
+cdef extern from "Python.h":
+    PyObject** PySequence_Fast_ITEMS(object)
 
 cdef int32_t KEEP = 0x7FFFFFFF  # as `app.domain.rule_program.KEEP`
 cdef float STEP = 524288.0  # half of what doubles a position, as `app.domain.ruling`
@@ -25,60 +32,59 @@ cdef int UNAVAILABLE = 0, FILTERED = 1, DUPLICATE = 5, UNRENDERED = 6, RULED = 7
 
 cdef void* data(object array, Py_ssize_t size, Py_ssize_t* count) except NULL:
     """Where the elements lie; the caller's reference to the array keeps them there."""
-    cdef Py_buffer view
-    PyObject_GetBuffer(array, &view, PyBUF_SIMPLE)
-    cdef void* found = view.buf
-    cdef Py_ssize_t itemsize = view.itemsize, length = view.len
-    PyBuffer_Release(&view)
-    if itemsize != size:
-        raise TypeError(f"an array of {itemsize} bytes an element, not {size}")
-    count[0] = length // size
-    return found if found != NULL else <void*> &KEEP
+    if not np.PyArray_Check(array):
+        raise TypeError(f"{type(array).__name__}, not an array")
+    if np.PyArray_ITEMSIZE(array) != size:
+        raise TypeError(f"an array of {array.dtype}, not of {size} bytes an element")
+    if not np.PyArray_ISCONTIGUOUS(array):
+        raise ValueError("an array that is not C-contiguous")
+    count[0] = np.PyArray_SIZE(array)
+    return np.PyArray_DATA(array)
 
 cdef void* writable(object array, Py_ssize_t size, Py_ssize_t* count) except NULL:
-    cdef Py_buffer view
-    PyObject_GetBuffer(array, &view, PyBUF_WRITABLE)
-    PyBuffer_Release(&view)
-    return data(array, size, count)
+    cdef void* found = data(array, size, count)
+    if not np.PyArray_ISWRITEABLE(array):
+        raise ValueError("an array that is read-only")
+    return found
+
+cdef inline object fresh(Py_ssize_t count, int type_, void** at):
+    """A new array and where its elements go."""
+    cdef np.npy_intp length = count
+    made = np.PyArray_EMPTY(1, &length, type_, 0)
+    at[0] = np.PyArray_DATA(made)
+    return made
 
 # Scratch. `bits` and `sums` are zero between calls.
 cdef uint64_t* bits = NULL
 cdef double* sums = NULL
-cdef Py_ssize_t bit_words = 0, sum_room = 0
+cdef Py_ssize_t bits_room = 0, sums_room = 0  # bytes
 cdef char* spare = NULL
 cdef Py_ssize_t spare_room = 0
 
+cdef void* grown(void* room, Py_ssize_t* have, Py_ssize_t size) except NULL:
+    """Room for so many bytes at least; what is new of it is zero."""
+    if room != NULL and size <= have[0]:
+        return room
+    fresh = <char*> realloc(room, max(size, 1))
+    if fresh == NULL:
+        raise MemoryError
+    memset(fresh + have[0], 0, size - have[0])
+    have[0] = size
+    return fresh
+
 cdef int room_for_bits(Py_ssize_t count) except -1:
-    global bits, bit_words
-    cdef Py_ssize_t words = (count + 63) // 64
-    if words > bit_words:
-        fresh = <uint64_t*> realloc(bits, words * sizeof(uint64_t))
-        if fresh == NULL:
-            raise MemoryError
-        bits = fresh
-        memset(bits + bit_words, 0, (words - bit_words) * sizeof(uint64_t))
-        bit_words = words
+    global bits
+    bits = <uint64_t*> grown(bits, &bits_room, (count + 63) // 64 * sizeof(uint64_t))
     return 0
 
 cdef int room_for_sums(Py_ssize_t count) except -1:
-    global sums, sum_room
-    if count > sum_room:
-        fresh = <double*> realloc(sums, count * sizeof(double))
-        if fresh == NULL:
-            raise MemoryError
-        sums = fresh
-        memset(sums + sum_room, 0, (count - sum_room) * sizeof(double))
-        sum_room = count
+    global sums
+    sums = <double*> grown(sums, &sums_room, count * sizeof(double))
     return 0
 
 cdef void* room(Py_ssize_t size) except NULL:
-    global spare, spare_room
-    if size > spare_room:
-        fresh = <char*> realloc(spare, size)
-        if fresh == NULL:
-            raise MemoryError
-        spare = fresh
-        spare_room = size
+    global spare
+    spare = <char*> grown(spare, &spare_room, size)
     return spare
 
 
@@ -145,10 +151,10 @@ def merged(offsets, items, weights, rows, factors, without):
         for cell in range(starts[row[i]], starts[row[i] + 1], 16):
             __builtin_prefetch(&neighbour[cell])
             __builtin_prefetch(&weight[cell])
-    chosen = empty(cells, int32)
-    totals = empty(cells, float32)
-    cdef int32_t* out = <int32_t*> data(chosen, 4, &i)
-    cdef float* total = <float*> data(totals, 4, &i)
+    cdef int32_t* out
+    cdef float* total
+    chosen = fresh(cells, np.NPY_INT32, <void**> &out)
+    totals = fresh(cells, np.NPY_FLOAT32, <void**> &total)
     for i in range(row_count):
         for cell in range(starts[row[i]], starts[row[i] + 1]):
             item = neighbour[cell]
@@ -181,10 +187,10 @@ def summed(items, weights):
         last = max(last, item[i])
     room_for_bits(last + 1)
     room_for_sums(last + 1)
-    chosen = empty(count, int32)
-    totals = empty(count, float32)
-    cdef int32_t* out = <int32_t*> data(chosen, 4, &i)
-    cdef float* total = <float*> data(totals, 4, &i)
+    cdef int32_t* out
+    cdef float* total
+    chosen = fresh(count, np.NPY_INT32, <void**> &out)
+    totals = fresh(count, np.NPY_FLOAT32, <void**> &total)
     for i in range(count):
         add(item[i], <double> weight[i])
     i = drain(last, out, total)
@@ -275,8 +281,8 @@ def best(scores, items, eligible, Py_ssize_t limit):
         raise ValueError("arrays that differ in length")
     if eligible is not None:
         flags = <uint8_t*> data(eligible, 1, &flag_count)
-    places = empty(min(limit, count), int64)
-    cdef int64_t* out = <int64_t*> data(places, 8, &i)
+    cdef int64_t* out
+    places = fresh(min(limit, count), np.NPY_INT64, <void**> &out)
     cdef uint64_t* keys = <uint64_t*> room((2 * count + limit + 1) * sizeof(uint64_t))
     cdef uint64_t* heap = keys + 2 * count
     for i in range(count):
@@ -308,50 +314,147 @@ def best(scores, items, eligible, Py_ssize_t limit):
     return places[:kept]
 
 
-def holds(items, int32_t item):
-    """Whether an item is among others."""
-    cdef Py_ssize_t count, i
-    cdef int32_t* listed = <int32_t*> data(items, 4, &count)
-    for i in range(count):
-        if listed[i] == item:
-            return True
-    return False
+def first(offsets, items, weights, parts, Py_ssize_t row, eligible, Py_ssize_t limit):
+    """`Neighbours.first`."""
+    cdef Py_ssize_t offset_count, item_count, weight_count, part_count, flag_count = 0
+    cdef Py_ssize_t taken = 0
+    cdef int64_t* starts = <int64_t*> data(offsets, 8, &offset_count)
+    cdef int32_t* item = <int32_t*> data(items, 4, &item_count)
+    cdef float* weight = <float*> data(weights, 4, &weight_count)
+    cdef float* part = <float*> data(parts, 4, &part_count)
+    cdef uint8_t* flags = NULL
+    cdef int64_t cell, begin, end
+    cdef int32_t* out
+    cdef float* out_weights
+    cdef uint8_t* out_minor
+    if weight_count != item_count or part_count != item_count:
+        raise ValueError("arrays that differ in length")
+    if row < 0 or row >= offset_count - 1:
+        raise IndexError(f"row {row} of {offset_count - 1}")
+    begin, end = starts[row], starts[row + 1]
+    if begin < 0 or end > item_count:
+        raise IndexError(f"row {row} ends beyond the cells")
+    for cell in range(begin, min(end, begin + limit), 16):  # of three parts of the memory
+        __builtin_prefetch(&item[cell])
+        __builtin_prefetch(&weight[cell])
+        __builtin_prefetch(&part[cell])
+    if eligible is not None:
+        flags = <uint8_t*> data(eligible, 1, &flag_count)
+    limit = max(0, min(limit, end - begin))
+    found = fresh(limit, np.NPY_INT32, <void**> &out)
+    scores = fresh(limit, np.NPY_FLOAT32, <void**> &out_weights)
+    minor = fresh(limit, np.NPY_UINT8, <void**> &out_minor)
+    for cell in range(begin, end):
+        if taken == limit:
+            break
+        if item[cell] == row:
+            continue
+        if flags != NULL:
+            if item[cell] < 0 or item[cell] >= flag_count:
+                raise IndexError(f"item {item[cell]} of {flag_count}")
+            if not flags[item[cell]]:
+                continue
+        out[taken] = item[cell]
+        out_weights[taken] = weight[cell]
+        out_minor[taken] = part[cell] * 2 < weight[cell]
+        taken += 1
+    if taken == limit:
+        return found, scores, minor
+    return found[:taken], scores[:taken], minor[:taken]
 
 
-def flaw(items, scores, reasons, Py_ssize_t model_items, Py_ssize_t kinds):
-    """What of candidates (as long as each other, not empty) is against the contract: 0: nothing;
-    1: an item outside of the model's; 2: one twice; 3, 4: scores not finite, or increasing; 5: a
-    reason that there is not."""
+cdef bint plain(object array, int type_) noexcept:
+    return (
+        np.PyArray_CheckExact(array)
+        and np.PyArray_TYPE(array) == type_
+        and np.PyArray_NDIM(array) == 1
+        and np.PyArray_ISCARRAY_RO(array)
+    )
+
+
+def sound(items, scores, reasons, Py_ssize_t limit, Py_ssize_t model_items, Py_ssize_t kinds):
+    """Whether candidates surely are as the contract says; False: whoever says why is to be asked.
+
+    Args:
+        kinds: of reasons that the strategy declares.
+    """
     cdef Py_ssize_t count, i, marked = 0
-    cdef int32_t* item = <int32_t*> data(items, 4, &count)
-    cdef float* score = <float*> data(scores, 4, &i)
-    cdef uint8_t* reason = <uint8_t*> data(reasons, 1, &i)
     cdef uint64_t some
-    cdef int wrong = 0
+    cdef bint twice = False
+    if not (
+        plain(items, np.NPY_INT32) and plain(scores, np.NPY_FLOAT32) and plain(reasons, np.NPY_UINT8)
+    ):
+        return False
+    count = np.PyArray_SIZE(items)
+    if np.PyArray_SIZE(scores) != count or np.PyArray_SIZE(reasons) != count or count > limit:
+        return False
+    if not count:
+        return True
+    cdef int32_t* item = <int32_t*> np.PyArray_DATA(items)
+    cdef float* score = <float*> np.PyArray_DATA(scores)
+    cdef uint8_t* reason = <uint8_t*> np.PyArray_DATA(reasons)
     for i in range(count):
-        if item[i] < 0 or item[i] >= model_items:
-            return 1
+        if item[i] < 0 or item[i] >= model_items or reason[i] >= kinds:
+            return False
+    # What does not increase between finite ends is finite throughout, for nan compares as false.
+    if not isfinite(score[0]) or not isfinite(score[count - 1]):
+        return False
+    for i in range(1, count):
+        if not score[i] <= score[i - 1]:
+            return False
     room_for_bits(model_items)
     for i in range(count):
         some = (<uint64_t> 1) << (item[i] & 63)
         if bits[item[i] >> 6] & some:
-            wrong = 2
+            twice = True
             break
         bits[item[i] >> 6] |= some
         marked += 1
     for i in range(marked):
         bits[item[i] >> 6] = 0
-    if wrong:
-        return wrong
-    if not isfinite(score[0]) or not isfinite(score[count - 1]):
-        return 3
-    for i in range(1, count):
-        if not score[i] <= score[i - 1]:
-            return 4
+    return not twice
+
+
+def taken(table, places):
+    """`table.take(places)` of numbers of 4 bytes."""
+    cdef Py_ssize_t size, count, i
+    cdef int32_t* number = <int32_t*> data(table, 4, &size)
+    cdef int32_t* place = <int32_t*> data(places, 4, &count)
+    cdef int32_t* out
+    found = fresh(count, np.NPY_INT32, <void**> &out)
     for i in range(count):
-        if reason[i] >= kinds:
-            return 5
-    return 0
+        if place[i] < 0 or place[i] >= size:
+            raise IndexError(f"place {place[i]} of {size}")
+        out[i] = number[place[i]]
+    return found
+
+
+def shown(list items, bytearray used, rows):
+    """The texts (bytes) of some rows, which are marked as used; None: one of them has none."""
+    cdef Py_ssize_t count, i, size = min(len(items), len(used)), at
+    cdef int32_t* row = <int32_t*> data(rows, 4, &count)
+    cdef PyObject** texts = PySequence_Fast_ITEMS(items)
+    cdef uint8_t* mark = <uint8_t*> <char*> used
+    cdef PyObject* text
+    # Each lies somewhere else: all are on their way before the first is looked at.
+    for i in range(count):
+        if row[i] < 0 or row[i] >= size:
+            return None
+        __builtin_prefetch(&texts[row[i]])
+    for i in range(count):
+        __builtin_prefetch(texts[row[i]])
+    found = PyList_New(count)
+    for i in range(count):
+        text = texts[row[i]]
+        if text == <PyObject*> None:
+            return None
+        item = <object> text
+        Py_INCREF(item)  # the list takes one
+        PyList_SET_ITEM(found, i, item)
+        mark[row[i]] = 1
+        for at in range(64, PyBytes_GET_SIZE(item), 64):  # they are read soon
+            __builtin_prefetch(PyBytes_AS_STRING(item) + at)
+    return found
 
 
 def qualify(
@@ -392,8 +495,8 @@ def qualify(
     if drops is not None:
         signature = <int32_t*> data(signatures, 4, &signature_count)
         drop = <int32_t*> data(drops, 4, &drop_count)
-    places = empty(count, int64)
-    cdef int64_t* out = <int64_t*> data(places, 8, &i)
+    cdef int64_t* out
+    places = fresh(count, np.NPY_INT64, <void**> &out)
     for i in range(count):
         if row[i] >= available_count or row[i] >= mark_count:
             raise IndexError(f"row {row[i]} of {available_count}")
@@ -521,11 +624,16 @@ def arrange(rows, scores, sources, reasons, signatures, boosts, positions, caps,
     cdef int64_t* position
     cdef Py_ssize_t cap_count = len(caps)
     want = max(0, min(want, n))
-    found = (empty(want, int32), empty(want, float32), empty(want, uint8), empty(want, uint8))
-    cdef int32_t* out_rows = <int32_t*> data(found[0], 4, &length)
-    cdef float* out_scores = <float*> data(found[1], 4, &length)
-    cdef uint8_t* out_sources = <uint8_t*> data(found[2], 1, &length)
-    cdef uint8_t* out_reasons = <uint8_t*> data(found[3], 1, &length)
+    cdef int32_t* out_rows
+    cdef float* out_scores
+    cdef uint8_t* out_sources
+    cdef uint8_t* out_reasons
+    found = (
+        fresh(want, np.NPY_INT32, <void**> &out_rows),
+        fresh(want, np.NPY_FLOAT32, <void**> &out_scores),
+        fresh(want, np.NPY_UINT8, <void**> &out_sources),
+        fresh(want, np.NPY_UINT8, <void**> &out_reasons),
+    )
     cdef char* at = <char*> room(
         cap_count * sizeof(Cap) + n * (sizeof(int64_t) + 3 * sizeof(int32_t)) + 64
     )

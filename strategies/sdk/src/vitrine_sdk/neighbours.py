@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,18 @@ class Neighbours:
     offsets: npt.NDArray[np.int64]  # n + 1
     items: IntArray
     weights: FloatArray
+    is_plain: bool = field(init=False)
+    """Whether the kernel takes them as they are."""
+
+    def __post_init__(self) -> None:
+        plain = kernel.plain
+        object.__setattr__(
+            self,
+            "is_plain",
+            plain(self.offsets, kernel.INT64)
+            and plain(self.items, kernel.INT32)
+            and plain(self.weights, kernel.FLOAT32),
+        )
 
     def arrays(self, name: str) -> dict[str, npt.NDArray[Any]]:
         """The artefact's arrays; read back by `from_arrays` with the same name."""
@@ -76,13 +88,34 @@ class Neighbours:
     def plain(self, rows: IntArray, factors: FloatArray) -> bool:
         """Whether the kernel takes all of it as it is."""
         plain = kernel.plain
-        return (
-            plain(rows, kernel.INT32)
-            and plain(factors, kernel.FLOAT32)
-            and plain(self.offsets, kernel.INT64)
-            and plain(self.items, kernel.INT32)
-            and plain(self.weights, kernel.FLOAT32)
-        )
+        return self.is_plain and plain(rows, kernel.INT32) and plain(factors, kernel.FLOAT32)
+
+    def first(
+        self, row: int, limit: int, parts: Neighbours, eligible: BoolArray | None
+    ) -> tuple[IntArray, FloatArray, npt.NDArray[np.uint8]]:
+        """A row's first neighbours as they lie, but itself: at most `limit` items that are eligible
+        (None: all), their weights, and 1 where twice the weight in `parts` is less.
+
+        Args:
+            parts: of the same pattern.
+        """
+        if (
+            kernel.compiled is not None
+            and self.is_plain
+            and parts.is_plain
+            and (eligible is None or kernel.plain(eligible, kernel.BOOL))
+        ):
+            return kernel.compiled.first(  # type: ignore[no-any-return]
+                self.offsets, self.items, self.weights, parts.weights, row, eligible, limit
+            )
+        cells = slice(self.offsets.item(row), self.offsets.item(row + 1))
+        items, weights = self.items[cells], self.weights[cells]
+        minor = (parts.weights[cells] * 2 < weights).view(np.uint8)
+        keep = items != row
+        if eligible is not None:
+            keep &= eligible.take(items)
+        places = keep.nonzero()[0][:limit]
+        return items.take(places), weights.take(places), minor.take(places)
 
 
 def summed(items: IntArray, weights: FloatArray) -> tuple[IntArray, FloatArray]:
@@ -103,13 +136,6 @@ def summed(items: IntArray, weights: FloatArray) -> tuple[IntArray, FloatArray]:
     first = starts.nonzero()[0]
     sums = np.bincount(starts.cumsum() - 1, weights[order])
     return items[first], sums.astype(np.float32)
-
-
-def holds(items: IntArray, item: int) -> bool:
-    """Whether an item is among some hundred others."""
-    if kernel.compiled is not None and kernel.plain(items, kernel.INT32):
-        return kernel.compiled.holds(items, item)  # type: ignore[no-any-return]
-    return item in items.tolist()
 
 
 def contained(items: IntArray, among: IntArray) -> BoolArray:

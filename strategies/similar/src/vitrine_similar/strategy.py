@@ -28,7 +28,7 @@ from vitrine_sdk import (
 )
 from vitrine_sdk.additive import Counted
 from vitrine_sdk.cooccurrence import damped, followed, popularity, together, type_weights
-from vitrine_sdk.neighbours import Neighbours, checked, holds, strongest
+from vitrine_sdk.neighbours import Neighbours, checked, strongest
 from vitrine_sdk.ranking import ranked
 from vitrine_similar.content import features, kinds, nearest
 from vitrine_similar.index import ContentIndex, is_installed
@@ -93,7 +93,10 @@ class SimilarModel:
     def recommend(self, context: Context, limit: int) -> Candidates:
         seeds = context.seeds
         if len(seeds) == 1:
-            return self._of_one(int(seeds[0]), context.eligible, limit)
+            # They lie there strongest first, and equal ones by position: nothing is to be ordered.
+            return Candidates(
+                *self.neighbours.first(int(seeds[0]), limit, self.behavioural, context.eligible)
+            )
         if not len(seeds):
             return NO_CANDIDATES
         factors = np.ones(len(seeds), np.float32)
@@ -106,21 +109,6 @@ class SimilarModel:
             keep &= context.eligible[found]
         reasons = np.where(behaviour * 2 >= scores, TOGETHER, CONTENT).astype(np.uint8)
         return ranked(found[keep], scores[keep], limit, reasons[keep])
-
-    def _of_one(self, seed: int, eligible: BoolArray | None, limit: int) -> Candidates:
-        """The same for one seed: its neighbours lie there, strongest first, and equal ones by
-        position. A tenth of the time."""
-        neighbours = self.neighbours
-        cells = slice(neighbours.offsets.item(seed), neighbours.offsets.item(seed + 1))
-        items, scores = neighbours.items[cells], neighbours.weights[cells]
-        reasons = (self.behavioural.weights[cells] * 2 < scores).view(np.uint8)
-        if eligible is not None:
-            keep = (eligible.take(items) & (items != seed)).nonzero()[0][:limit]
-        elif holds(items, seed):
-            keep = (items != seed).nonzero()[0][:limit]
-        else:
-            return Candidates(items[:limit], scores[:limit], reasons[:limit])
-        return Candidates(items.take(keep), scores.take(keep), reasons.take(keep))
 
 
 def _without(found: IntArray, seeds: IntArray) -> BoolArray:
