@@ -7,7 +7,7 @@ them is on its way before the first is looked at.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from cpython.list cimport PyList_GET_ITEM, PyList_GET_SIZE
+from cpython.list cimport PyList_GET_SIZE
 from cpython.object cimport PyObject
 from libc.math cimport exp2f, sqrtf
 from libc.stdint cimport int8_t, int32_t, int64_t, uint8_t, uint32_t, uint64_t
@@ -17,20 +17,32 @@ from libc.string cimport memcmp, memcpy, memset
 from numpy import empty, float32, int8, int32, int64, uint8
 
 from vitrine_sdk._kernel cimport (
-    ascending, bits, data, drain, leave_out, room, room_for_bits, room_for_sums, sums,
+    ascending, bits, data, room, room_for_bits, room_for_sums, sums,
 )
 
 cdef extern from *:
-    void __builtin_prefetch(const void*) nogil
+    void __builtin_prefetch(const void*, ...) nogil
     const char* PyUnicode_AsUTF8AndSize(object text, Py_ssize_t* size) except NULL
     double PyOS_string_to_double(const char*, char** end, PyObject* overflow) except? -1.0
+    bint PyUnicode_IS_COMPACT_ASCII(PyObject*)
+    ctypedef struct PyASCIIObject:
+        Py_ssize_t length
     ctypedef struct PyListObject:
         PyObject** ob_item
 
 
 cdef float DAY = 86400.0, ONE = 1.0
+cdef uint32_t FOUND = 0x80000000  # beside an item: it comes after all that has not this
+cdef Py_ssize_t AHEAD = 24  # cells, in whose time a line of memory comes
 
 # Items by id
+
+cdef inline const char* utf8(PyObject* text, Py_ssize_t* size) except NULL:
+    if PyUnicode_IS_COMPACT_ASCII(text):
+        size[0] = (<PyASCIIObject*> text).length
+        return <const char*> (<PyASCIIObject*> text + 1)
+    return PyUnicode_AsUTF8AndSize(<object> text, size)
+
 
 cdef inline uint64_t mixed(uint64_t value) noexcept nogil:
     value ^= value >> 32
@@ -155,7 +167,7 @@ cdef class Rows:
                 return -1
             if slot >> 32 == hash:
                 row = <int32_t> (slot & 0xFFFFFFFF) - 1
-                known = PyUnicode_AsUTF8AndSize(<object> PyList_GET_ITEM(self.ids, row), &length)
+                known = utf8(self.place(row)[0], &length)
                 if length == size and not memcmp(known, text, size):
                     return row
             at = (at + 1) & self.mask
@@ -210,8 +222,8 @@ cdef bint plain(const char* at, Py_ssize_t size, Entry* entry) except -1:
         return False
     at += 2
     entry.id = at
-    while at < end and at[0] != c'"':
-        if at[0] == c"\\":
+    while at[0] != c'"':
+        if at[0] == c"\\" or at == end:
             return False
         at += 1
     entry.size = at - entry.id
@@ -426,6 +438,70 @@ cdef inline uint32_t falling(float score) noexcept nogil:
     return raw if raw & <uint32_t> 0x80000000 else raw ^ <uint32_t> 0x7FFFFFFF
 
 
+cdef inline float risen(uint32_t raw) noexcept nogil:
+    """The score that `falling` was given."""
+    cdef float score
+    if not raw & <uint32_t> 0x80000000:
+        raw ^= <uint32_t> 0x7FFFFFFF
+    memcpy(&score, &raw, 4)
+    return score
+
+
+cdef inline Py_ssize_t keep(
+    uint64_t* keys, int32_t* counts, Py_ssize_t kept, float score, uint32_t item
+) noexcept nogil:
+    cdef uint32_t key = falling(score)
+    counts[key >> 20] += 1
+    keys[kept] = (<uint64_t> key << 32) | item
+    return kept + 1
+
+
+cdef Py_ssize_t settle(int32_t* touched, float* total, Py_ssize_t count) noexcept:
+    """Which of the items that were added to are marked still, their sums, how many; scratch is zero
+    again."""
+    cdef Py_ssize_t i, found = 0
+    cdef int32_t item
+    cdef uint64_t bit
+    for i in range(count):
+        item = touched[i]
+        bit = (<uint64_t> 1) << (item & 63)
+        touched[found] = item
+        total[found] = <float> sums[item]
+        found += (bits[item >> 6] & bit) != 0
+        bits[item >> 6] &= ~bit
+        sums[item] = 0.0
+    return found
+
+
+cdef uint64_t* in_order(uint64_t* keys, uint64_t* other, Py_ssize_t count) noexcept:
+    """Sorts; in which of both rooms the outcome is."""
+    cdef int32_t starts[8][256]
+    cdef Py_ssize_t i
+    cdef int b, digit, length, at
+    cdef int32_t* start
+    if count < 2:
+        return keys
+    memset(starts, 0, sizeof(starts))
+    for i in range(count):
+        for b in range(8):
+            starts[b][(keys[i] >> 8 * b) & 0xFF] += 1
+    for b in range(8):
+        start = starts[b]
+        if start[(keys[0] >> 8 * b) & 0xFF] == count:
+            continue  # it is the same in all
+        at = 0
+        for digit in range(256):
+            length = start[digit]
+            start[digit] = at
+            at += length
+        for i in range(count):
+            digit = (keys[i] >> 8 * b) & 0xFF
+            other[start[digit]] = keys[i]
+            start[digit] += 1
+        keys, other = other, keys
+    return keys
+
+
 def following(
     offsets, neighbours, weights, rows, factors, without, first, first_scores, float share,
     eligible, Py_ssize_t limit,
@@ -433,7 +509,7 @@ def following(
     """See `vitrine_sdk.past`. In one pass what `_kernel.merged` and `_kernel.best` do, without
     arrays of the thousands that are not taken."""
     cdef Py_ssize_t offset_count, cell_count, weight_count, row_count, factor_count, first_count
-    cdef Py_ssize_t flag_count = 0, i, at, kept = 0, taken = 0, cells = 0
+    cdef Py_ssize_t without_count, flag_count = 0, i, at, kept = 0, taken = 0, cells = 0
     cdef int64_t* starts = <int64_t*> data(offsets, 8, &offset_count)
     cdef int32_t* neighbour = <int32_t*> data(neighbours, 4, &cell_count)
     cdef float* weight = <float*> data(weights, 4, &weight_count)
@@ -441,9 +517,9 @@ def following(
     cdef float* factor = <float*> data(factors, 4, &factor_count)
     cdef int32_t* ahead = <int32_t*> data(first, 4, &first_count)
     cdef float* ahead_score = <float*> data(first_scores, 4, &i)
-    data(without, 4, &at)
+    cdef int32_t* left = <int32_t*> data(without, 4, &without_count)
     cdef uint8_t* flags = NULL
-    cdef int32_t n = <int32_t> (offset_count - 1), last = -1, item
+    cdef int32_t n = <int32_t> (offset_count - 1), item
     cdef int64_t cell
     cdef float product, most = 0.0, part
     if i != first_count or factor_count != row_count or weight_count != cell_count:
@@ -475,48 +551,50 @@ def following(
     room_for_sums(n)
     cdef Py_ssize_t most_kept = cells + first_count + 1
     cdef uint64_t* keys = <uint64_t*> room(most_kept * (2 * sizeof(uint64_t) + 8))
-    cdef int32_t* item_of = <int32_t*> (keys + 2 * most_kept)
-    cdef float* score_of = <float*> (item_of + most_kept)
+    cdef int32_t* touched = <int32_t*> (keys + 2 * most_kept)
+    cdef float* total = <float*> (touched + most_kept)
     cdef uint64_t* marked = bits
     cdef double* sum = sums
+    cdef uint64_t bit
+    cdef Py_ssize_t found = 0, fresh = 0
     for i in range(row_count):
         for cell in range(starts[row[i]], starts[row[i] + 1]):
             item = neighbour[cell]
             if item < 0 or item >= n:
-                drain(last, item_of, score_of)
+                settle(touched, total, fresh)
                 raise IndexError(f"item {item} of {n}")
-            last = max(last, item)
+            # The rows' last ones look ahead into others' cells, which are items too.
+            if cell + AHEAD < cell_count:
+                __builtin_prefetch(sum + neighbour[cell + AHEAD], 1)
             product = weight[cell] * factor[i]
-            marked[item >> 6] |= (<uint64_t> 1) << (item & 63)
+            bit = (<uint64_t> 1) << (item & 63)
+            touched[fresh] = item
+            fresh += not marked[item >> 6] & bit
+            marked[item >> 6] |= bit
             sum[item] += <double> product
-    leave_out(without, last)
-    for i in range(first_count):  # as they stand, before all others of their score
-        item_of[i] = ahead[i]
-        most = max(most, ahead_score[i])
+    for i in range(without_count):
+        if 0 <= left[i] < n:
+            marked[left[i] >> 6] &= ~((<uint64_t> 1) << (left[i] & 63))
+    found = settle(touched, total, fresh)
+    cdef int32_t counts[4096]
+    memset(counts, 0, sizeof(counts))
+    part = 1.0
     if first_count:
+        for i in range(first_count):
+            most = max(most, ahead_score[i])
         part = share / most
         for i in range(first_count):
-            score_of[i] = ahead_score[i] * part
-    cdef Py_ssize_t count = first_count + drain(last, item_of + first_count, score_of + first_count)
-    if first_count and count > first_count:
-        most = score_of[first_count]
-        for i in range(first_count, count):
-            most = max(most, score_of[i])
+            if flags == NULL or flags[ahead[i]]:
+                kept = keep(keys, counts, kept, ahead_score[i] * part, <uint32_t> ahead[i])
+        most = total[0] if found else 0.0
+        for i in range(found):
+            most = max(most, total[i])
         part = (ONE - share) / max(most, <float> 1e-30)
-        for i in range(first_count, count):
-            score_of[i] *= part
-    # By eighths of an octave: those beyond the last that is needed are not sorted.
-    cdef int32_t counts[4096]
+    for i in range(found):
+        if flags == NULL or flags[touched[i]]:
+            kept = keep(keys, counts, kept, total[i] * part, <uint32_t> touched[i] | FOUND)
     cdef uint64_t beyond
-    cdef uint32_t key
-    memset(counts, 0, sizeof(counts))
-    for i in range(count):
-        if flags == NULL or flags[item_of[i]]:
-            key = falling(score_of[i])
-            counts[key >> 20] += 1
-            keys[kept] = (<uint64_t> key << 32) | <uint64_t> i
-            kept += 1
-    if kept > 2 * limit:
+    if kept > 2 * limit:  # those beyond the last eighth of an octave that is needed are not sorted
         at = 0
         while taken < limit:
             taken += counts[at]
@@ -527,13 +605,12 @@ def following(
             keys[at] = keys[i]
             at += keys[i] <= beyond
         kept = at
-    keys = ascending(keys, keys + most_kept, <int32_t> kept)
+    keys = in_order(keys, keys + most_kept, kept)
     kept = min(kept, limit)
     for i in range(kept):
-        at = keys[i] & 0xFFFFFFFF
-        out[i] = item_of[at]
-        score[i] = score_of[at]
-        reason[i] = at < first_count
+        out[i] = <int32_t> (keys[i] & ~<uint64_t> FOUND)
+        score[i] = risen(<uint32_t> (keys[i] >> 32))
+        reason[i] = not keys[i] & FOUND
     if kept < limit:
         return chosen[:kept], scores[:kept], reasons[:kept]
     return chosen, scores, reasons

@@ -8,6 +8,4 @@ cdef double* sums
 cdef int room_for_bits(Py_ssize_t count) except -1
 cdef int room_for_sums(Py_ssize_t count) except -1
 cdef void* room(Py_ssize_t size) except NULL
-cdef int leave_out(object without, int32_t last) except -1
-cdef Py_ssize_t drain(int32_t last, int32_t* out, float* total) noexcept
 cdef uint64_t* ascending(uint64_t* keys, uint64_t* other, int32_t count) noexcept
