@@ -6,6 +6,7 @@ Items lie far apart in memory, and a history has a hundred of them: what each st
 them is on its way before the first is looked at.
 """
 
+cimport numpy as np
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.list cimport PyList_GET_SIZE
 from cpython.object cimport PyObject
@@ -13,8 +14,6 @@ from libc.math cimport exp2f, sqrtf
 from libc.stdint cimport int8_t, int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy, memset
-
-from numpy import empty, float32, int8, int32, int64, uint8
 
 from vitrine_sdk._kernel cimport (
     ascending, bits, data, room, room_for_bits, room_for_sums, sums,
@@ -29,6 +28,16 @@ cdef extern from *:
         Py_ssize_t length
     ctypedef struct PyListObject:
         PyObject** ob_item
+
+
+np.import_array()
+
+cdef inline object made(Py_ssize_t count, int type_, void** at):
+    """A new array and where its elements go. Runs nobody's code: see `_kernel`."""
+    cdef np.npy_intp length = count
+    array = np.PyArray_EMPTY(1, &length, type_, 0)
+    at[0] = np.PyArray_DATA(array)
+    return array
 
 
 cdef float DAY = 86400.0, ONE = 1.0
@@ -99,9 +108,9 @@ cdef class Rows:
 
     def rows(self, ids):
         cdef list listed = list(ids)
-        cdef Py_ssize_t i, k
-        found = empty(len(listed), int32)
-        cdef int32_t* out = <int32_t*> data(found, 4, &i)
+        cdef Py_ssize_t k
+        cdef int32_t* out
+        found = made(len(listed), np.NPY_INT32, <void**> &out)
         for k in range(len(listed)):
             out[k] = self.row(listed[k])
         return found
@@ -129,9 +138,9 @@ cdef class Rows:
             if end[i] < last or end[i] > size:
                 raise IndexError(f"an id from {last} to {end[i]} of {size} bytes")
             last = end[i]
-        found = empty(count, int32)
-        cdef int32_t* row = <int32_t*> data(found, 4, &i)
+        cdef int32_t* row
         cdef int32_t likely
+        found = made(count, np.NPY_INT32, <void**> &row)
         hashes = <uint32_t*> room((count + 1) * sizeof(uint32_t))
         for i in range(count):
             hashes[i] = hashed(text + start, end[i] - start)
@@ -291,10 +300,12 @@ def columns(list lists, Py_ssize_t limit):
     for listed in lists:
         count += PyList_GET_SIZE(listed)
     limit = min(limit, count)
-    ends, types, times = empty(limit, int32), empty(limit, int8), empty(limit, int64)
-    cdef int32_t* end = <int32_t*> data(ends, 4, &k)
-    cdef int8_t* type = <int8_t*> data(types, 1, &k)
-    cdef int64_t* time = <int64_t*> data(times, 8, &k)
+    cdef int32_t* end
+    cdef int8_t* type
+    cdef int64_t* time
+    ends = made(limit, np.NPY_INT32, <void**> &end)
+    types = made(limit, np.NPY_INT8, <void**> &type)
+    times = made(limit, np.NPY_INT64, <void**> &time)
     entries = <Entry*> room(count * (sizeof(Entry) + 2 * sizeof(Entry*)) + 1)
     order = <Entry**> (entries + count)
     for listed in lists:
@@ -313,7 +324,7 @@ def columns(list lists, Py_ssize_t limit):
         end[i] = <int32_t> size
         type[i] = order[i].type
         time[i] = <int64_t> order[i].time
-    joined = PyBytes_FromStringAndSize(NULL, size)  # runs nobody's code: see `_kernel`
+    joined = PyBytes_FromStringAndSize(NULL, size)
     cdef char* out = PyBytes_AS_STRING(joined)
     for i in range(limit):
         memcpy(out, order[i].id, order[i].size)
@@ -338,23 +349,24 @@ def known(positions, rows, types, times, Py_ssize_t wanted, int64_t now):
     cdef int64_t* time = <int64_t*> data(times, 8, &i)
     if i != count:
         raise ValueError("arrays that differ in length")
+    cdef int32_t* item
+    cdef int8_t* kind
+    cdef float* age
+    cdef int32_t* here = <int32_t*> room((count + 1) * sizeof(int32_t))
     for i in range(count):
         if 0 <= row[i] < place_count:
             __builtin_prefetch(&place[row[i]])
-    items, kinds, ages = empty(count, int32), empty(count, int8), empty(count, float32)
-    cdef int32_t* item = <int32_t*> data(items, 4, &i)
-    cdef int8_t* kind = <int8_t*> data(kinds, 1, &i)
-    cdef float* age = <float*> data(ages, 4, &i)
     for i in range(count):
-        if kept == wanted:
-            break
-        if 0 <= row[i] < place_count and place[row[i]] >= 0:
-            item[kept] = place[row[i]]
-            kind[kept] = type[i]
-            age[kept] = <float> max(now - time[i], 0)
+        if kept < wanted and 0 <= row[i] < place_count and place[row[i]] >= 0:
+            here[kept] = <int32_t> i
             kept += 1
-    if kept < count:
-        return items[:kept], kinds[:kept], ages[:kept]
+    items = made(kept, np.NPY_INT32, <void**> &item)
+    kinds = made(kept, np.NPY_INT8, <void**> &kind)
+    ages = made(kept, np.NPY_FLOAT32, <void**> &age)
+    for i in range(kept):
+        item[i] = place[row[here[i]]]
+        kind[i] = type[here[i]]
+        age[i] = <float> max(now - time[here[i]], 0)
     return items, kinds, ages
 
 
@@ -376,19 +388,24 @@ def weighed(items, types, ages, table, decay, float half_life, float least):
     for i in range(count):
         if type[i] < 0 or type[i] >= table_size:
             raise IndexError(f"type {type[i]} of {table_size}")
-    weights, chosen, heavy = empty(count, float32), empty(count, int32), empty(count, float32)
-    cdef float* weight = <float*> data(weights, 4, &i)
-    cdef int32_t* out = <int32_t*> data(chosen, 4, &i)
-    cdef float* much = <float*> data(heavy, 4, &i)
+    cdef float* weight
+    cdef int32_t* out
+    cdef float* much
+    weights = made(count, np.NPY_FLOAT32, <void**> &weight)
     for i in range(count):
         weight[i] = kind[type[i]] * fading[i] * exp2f(-((age[i] - age[0]) / DAY) / half_life)
         most = max(most, weight[i])
+    for i in range(count):
+        kept += weight[i] > least * most
+    chosen = made(kept, np.NPY_INT32, <void**> &out)
+    heavy = made(kept, np.NPY_FLOAT32, <void**> &much)
+    kept = 0
     for i in range(count):
         if weight[i] > least * most:
             out[kept] = item[i]
             much[kept] = weight[i]
             kept += 1
-    return weights, chosen[:kept], heavy[:kept]
+    return weights, chosen, heavy
 
 
 def repeated(items, types, weights, int8_t type, again):
@@ -406,10 +423,11 @@ def repeated(items, types, weights, int8_t type, again):
         if item[i] < 0 or item[i] >= again_count:
             raise IndexError(f"item {item[i]} of {again_count}")
         __builtin_prefetch(&ready[item[i]])
-    chosen, totals = empty(count, int32), empty(count, float32)
-    cdef int32_t* out = <int32_t*> data(chosen, 4, &i)
-    cdef float* total = <float*> data(totals, 4, &i)
-    cdef uint64_t* keys = <uint64_t*> room((2 * count + 1) * sizeof(uint64_t))
+    cdef int32_t* out
+    cdef float* total
+    cdef uint64_t* keys = <uint64_t*> room((2 * count + 1) * (sizeof(uint64_t) + 4))
+    cdef int32_t* had = <int32_t*> (keys + 2 * count + 1)
+    cdef float* much = <float*> (had + count)
     cdef double sum
     for i in range(count):
         if kind[i] == type:
@@ -418,14 +436,18 @@ def repeated(items, types, weights, int8_t type, again):
     keys = ascending(keys, keys + count, <int32_t> found)
     i = 0
     while i < found:
-        out[kept] = <int32_t> (keys[i] >> 32)
+        had[kept] = <int32_t> (keys[i] >> 32)
         sum = 0.0
-        while i < found and <int32_t> (keys[i] >> 32) == out[kept]:
-            sum += sqrtf(weight[keys[i] & 0xFFFFFFFF]) * ready[out[kept]]
+        while i < found and <int32_t> (keys[i] >> 32) == had[kept]:
+            sum += sqrtf(weight[keys[i] & 0xFFFFFFFF]) * ready[had[kept]]
             i += 1
-        total[kept] = <float> sum
-        kept += total[kept] > 0
-    return chosen[:kept], totals[:kept]
+        much[kept] = <float> sum
+        kept += much[kept] > 0
+    chosen = made(kept, np.NPY_INT32, <void**> &out)
+    totals = made(kept, np.NPY_FLOAT32, <void**> &total)
+    memcpy(out, had, kept * sizeof(int32_t))
+    memcpy(total, much, kept * sizeof(float))
+    return chosen, totals
 
 
 cdef inline uint32_t falling(float score) noexcept nogil:
@@ -542,11 +564,9 @@ def following(
         for cell in range(starts[row[i]], starts[row[i] + 1], 16):
             __builtin_prefetch(&neighbour[cell])
             __builtin_prefetch(&weight[cell])
-    limit = min(limit, cells + first_count)
-    chosen, scores, reasons = empty(limit, int32), empty(limit, float32), empty(limit, uint8)
-    cdef int32_t* out = <int32_t*> data(chosen, 4, &i)
-    cdef float* score = <float*> data(scores, 4, &i)
-    cdef uint8_t* reason = <uint8_t*> data(reasons, 1, &i)
+    cdef int32_t* out
+    cdef float* score
+    cdef uint8_t* reason
     room_for_bits(n)
     room_for_sums(n)
     cdef Py_ssize_t most_kept = cells + first_count + 1
@@ -594,7 +614,7 @@ def following(
         if flags == NULL or flags[touched[i]]:
             kept = keep(keys, counts, kept, total[i] * part, <uint32_t> touched[i] | FOUND)
     cdef uint64_t beyond
-    if kept > 2 * limit:  # those beyond the last eighth of an octave that is needed are not sorted
+    if limit < kept // 2:  # those beyond the last eighth of an octave that is needed are not sorted
         at = 0
         while taken < limit:
             taken += counts[at]
@@ -607,10 +627,11 @@ def following(
         kept = at
     keys = in_order(keys, keys + most_kept, kept)
     kept = min(kept, limit)
+    chosen = made(kept, np.NPY_INT32, <void**> &out)
+    scores = made(kept, np.NPY_FLOAT32, <void**> &score)
+    reasons = made(kept, np.NPY_UINT8, <void**> &reason)
     for i in range(kept):
         out[i] = <int32_t> (keys[i] & ~<uint64_t> FOUND)
         score[i] = risen(<uint32_t> (keys[i] >> 32))
         reason[i] = not keys[i] & FOUND
-    if kept < limit:
-        return chosen[:kept], scores[:kept], reasons[:kept]
     return chosen, scores, reasons
