@@ -280,12 +280,13 @@ class _Link(asyncio.Protocol):
             waiting.popleft()
             if future.done():  # who asked has given up
                 continue
-            refusal = next((r for r in replies if isinstance(r, hiredis.ReplyError)), None)
-            if refusal is None:
-                future.set_result(replies)
+            for reply in replies:
+                if isinstance(reply, hiredis.ReplyError):
+                    log.warning("redis_refused", reason=str(reply)[:200])
+                    future.set_exception(_unavailable())
+                    break
             else:
-                log.warning("redis_refused", reason=str(refusal)[:200])
-                future.set_exception(_unavailable())
+                future.set_result(replies)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  # asyncio's name
         self.closed = True

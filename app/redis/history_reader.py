@@ -35,14 +35,13 @@ class CoalescedHistoryReader:
         """
         if limit < 1:
             return NO_PAST
-        commands: list[Command] = [
-            ("LRANGE", history_key(merchant, id_), 0, limit - 1)
-            for id_ in (
-                None if shopper.user_id is None else f"u:{shopper.user_id}",
-                None if shopper.client_id is None else f"c:{shopper.client_id}",
-            )
-            if id_ is not None
-        ]
+        commands: list[Command] = []
+        if shopper.user_id is not None:
+            key = history_key(merchant, f"u:{shopper.user_id}")
+            commands.append(("LRANGE", key, 0, limit - 1))
+        if shopper.client_id is not None:
+            key = history_key(merchant, f"c:{shopper.client_id}")
+            commands.append(("LRANGE", key, 0, limit - 1))
         if not commands:
             return NO_PAST
         return past([found for found in await self._redis.ask(commands, until) if found], limit)

@@ -99,8 +99,15 @@ class Histories:
         Args:
             now: on the event loop's clock, as `deadline` is.
         """
-        found, fresh = await self.recent_each(merchant, shopper, ((index, limit),), now, deadline)
-        return found[0], fresh
+        name = shopper.id
+        if name is None or limit < 1:
+            return NOTHING, True
+        past = await self._read(merchant, shopper, limit, now, deadline)
+        if past is None:
+            return self._remembered.get((index.base, name)) or NOTHING, False
+        recent = known(past, index)
+        self._remembered.put((index.base, name), recent)
+        return recent, True
 
     async def recent_each(
         self,
@@ -115,25 +122,12 @@ class Histories:
         limit = max(limit for _, limit in wanted)
         if name is None or limit < 1:
             return [NOTHING] * len(wanted), True
-        if not self._breaker.allows(now):
-            return self._what_is_remembered(name, wanted), False
-        try:
-            until = now + max(deadline - now, 0.0) * self._share
-            past = await self._reader.read(merchant, shopper, limit, until)
-        except (TimeoutError, Unavailable) as error:
-            open_before = not self._breaker.closed
-            self._breaker.failed(now)
-            if not (open_before or self._breaker.closed):
-                log.warning("history_away", reason=type(error).__name__)
-            return self._what_is_remembered(name, wanted), False
-        except BaseException:
-            self._breaker.undecided()
-            raise
-        self._breaker.succeeded()
-        if len(wanted) == 1:
-            recent = known(past.latest(limit), wanted[0][0])
-            self._remembered.put((wanted[0][0].base, name), recent)
-            return (recent,), True
+        past = await self._read(merchant, shopper, limit, now, deadline)
+        if past is None:
+            return [
+                (self._remembered.get((index.base, name)) if limit else None) or NOTHING
+                for index, limit in wanted
+            ], False
         found: dict[tuple[int, int], Recent] = {}
         for index, most in sorted(wanted, key=_by_limit):  # the longest is remembered
             place = (index.base, most)
@@ -142,13 +136,27 @@ class Histories:
                 self._remembered.put((index.base, name), found[place])
         return [found[index.base, most] for index, most in wanted], True
 
-    def _what_is_remembered(
-        self, name: str, wanted: Sequence[tuple[ItemIndex, int]]
-    ) -> Sequence[Recent]:
-        return [
-            (self._remembered.get((index.base, name)) if limit else None) or NOTHING
-            for index, limit in wanted
-        ]
+    async def _read(
+        self, merchant: MerchantId, shopper: Shopper, limit: int, now: float, deadline: float
+    ) -> Past | None:
+        """None: the store is away, or was so often that it is not asked for a while."""
+        breaker = self._breaker
+        if not breaker.allows(now):
+            return None
+        try:
+            until = now + max(deadline - now, 0.0) * self._share
+            past = await self._reader.read(merchant, shopper, limit, until)
+        except (TimeoutError, Unavailable) as error:
+            open_before = not breaker.closed
+            breaker.failed(now)
+            if not (open_before or breaker.closed):
+                log.warning("history_away", reason=type(error).__name__)
+            return None
+        except BaseException:
+            breaker.undecided()
+            raise
+        breaker.succeeded()
+        return past
 
 
 def _by_limit(wanted: tuple[ItemIndex, int]) -> int:
