@@ -73,14 +73,16 @@ def canonical_writer(
     """A function (line, status, seconds) that writes the canonical lines of one route.
 
     The lines are those of structlog's loggers here, but what repeats is encoded once and the rest
-    put between: 1.5 µs, where a bound logger took 5.
+    put between: 1.5 µs, where a bound logger took 5. They are made by who writes them.
     """
     begin = orjson.dumps({"event": "request", "method": method, "route": route})[:-1]
     dumps = orjson.dumps
     said: dict[tuple[str | None, ...], bytes] = {}
 
-    def write(line: CanonicalLine, status: int, seconds: float) -> None:
+    def make(of: tuple[CanonicalLine, int, float, float]) -> bytes:
+        line, status, seconds, now = of
         about = (line.merchant, line.pod, line.strategy, line.fallback, line.degraded)
+        whole = int(now)
         try:
             who = said.get(about)
             if who is None:
@@ -93,16 +95,24 @@ def canonical_writer(
                 if line.trace_id is not None:
                     fields["trace_id"] = line.trace_id
                 more = b"," + dumps(fields)[1:-1]
-            output.write(
-                b'%b,"request_id":%b,"status":%d,"ms":%.3f%b%b,"level":"info","time":"%b"}'
-                % (begin, dumps(line.request_id), status, seconds * 1000, who, more, _now_bytes())
+            return _CANONICAL % (
+                *(begin, dumps(line.request_id), status, seconds * 1000, who, more),
+                *(_second(whole), int((now - whole) * 1000)),
             )
         except TypeError:  # what a client sent is no text that JSON has
-            output.write(_line(None, "info", _fields(line, method, route, status, seconds)))
+            return _line(None, "info", _fields(line, method, route, status, seconds))
+
+    later, clock = output.write_made, time.time
+
+    def write(line: CanonicalLine, status: int, seconds: float) -> None:
+        later(make, (line, status, seconds, clock()))
 
     return write
 
 
+_CANONICAL: Final = (
+    b'%b,"request_id":%b,"status":%d,"ms":%.3f%b%b,"level":"info","time":"%b.%03dZ"}'
+)
 _MAX_SAID: Final = 1_000  # combinations of merchant, pod and so on that a route keeps encoded
 
 
@@ -250,13 +260,13 @@ def _line(_logger: object, method: str, event: _EventDict) -> bytes:
         return orjson.dumps({str(name): _printable(value) for name, value in event.items()})
 
 
-def _cached_second() -> Callable[[int], str]:
-    last, text = -1, ""
+def _cached_second() -> Callable[[int], bytes]:
+    last, text = -1, b""
 
-    def second(now: int) -> str:
+    def second(now: int) -> bytes:
         nonlocal last, text
         if now != last:
-            text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now))
+            text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now)).encode()
             last = now
         return text
 
@@ -269,11 +279,7 @@ _second = _cached_second()
 def _now() -> str:
     now = time.time()
     second = int(now)
-    return f"{_second(second)}.{int((now - second) * 1000):03d}Z"
-
-
-def _now_bytes() -> bytes:
-    return _now().encode()
+    return f"{_second(second).decode()}.{int((now - second) * 1000):03d}Z"
 
 
 def _exception(event: _EventDict) -> None:

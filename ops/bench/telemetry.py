@@ -1,15 +1,19 @@
 """What logs, metrics and traces cost a request: CPU µs of one process, batch by batch in turn.
 
-    python ops/bench/telemetry.py [--batches 60] [--record]
+    python ops/bench/telemetry.py [--turns 100] [--record]
 
-Services that differ by parts of their telemetry alone are in one process on one core, and are asked
-the same requests without sockets (`path.py`), 100 of them each in turn. A part costs what the
-service with everything takes more than the one without it, in the same turn: the median of all
-turns, with the quartiles. The event loop's thread is counted so; the threads that write lines and
-export spans (1 % of the requests are traced, to a collector in another process) by clocks of their
-own. Two services have everything: what they seem to differ by is what the figures are worth.
+One service on one core, asked without sockets (`path.py`), 100 requests at a time, while parts of
+its telemetry are switched off and on: what differs is nothing else, not even where it lies in
+memory. In each turn every part is off once, and all of them; the order moves on from turn to turn.
+A part costs what the service with everything takes more than the one without it in the same turn:
+the median of all turns, with the quartiles. Once a turn, everything is measured again: what that
+seems to cost is what the figures are worth.
 
-`telemetry_us` is the dearest of the three kinds of lists: all three parts, threads included.
+Lines are written within the batch that made them. Spans (of 1 % of the requests, to a collector in
+another process) are exported by a thread with a clock of its own. What is left where metrics are
+off: additions of one to plain numbers.
+
+`telemetry_us` is the dearest of three kinds of lists, all three parts, export included.
 """
 
 from __future__ import annotations
@@ -22,9 +26,9 @@ import statistics
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import uvloop
@@ -37,7 +41,7 @@ import app.http.direct as direct
 import app.http.middleware as middleware
 import app.process as process
 from app.http.server import Place, Server
-from app.process import ServingProcess, build_service
+from app.process import build_service
 from app.telemetry import logs
 from app.telemetry.metrics import Metrics
 from app.telemetry.output import Output
@@ -53,118 +57,109 @@ LISTS = {
 BATCH = 100
 
 
-def nothing(*_: Any, **__: Any) -> None:
-    pass
+class Switches:
+    """What is switched off now. Made before the service; what it binds asks here."""
 
-
-class _Silent:
-    """Stands for a metric, with its labels bound or not."""
-
-    inc = dec = set = observe = fold = staticmethod(nothing)
-    count: float = 0
-
-    def labels(self, *_: Any, **__: Any) -> _Silent:
-        return self
-
-
-class _SilentMetrics(Metrics):
     def __init__(self) -> None:
-        super().__init__(counted=False)
+        self.off: Sequence[str] = ()
 
-    route = staticmethod(lambda *_: nothing)  # type: ignore[assignment]
-    tally = timings = staticmethod(lambda *_: _Silent())  # type: ignore[assignment]
+    @contextmanager
+    def built_in(self) -> Iterator[None]:
+        """A service that is built in here can be switched."""
+        writer, tracer = middleware.canonical_writer, process.tracer_from_environment
+        middleware.canonical_writer = direct.canonical_writer = lambda *given: self._switched(
+            "logs", writer(*given)
+        )
+        process.tracer_from_environment = lambda *_: self._tracer(tracer())
+        try:
+            yield
+        finally:
+            middleware.canonical_writer = direct.canonical_writer = writer
+            process.tracer_from_environment = tracer
 
+    def _switched(self, part: str, do: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda *given: None if part in self.off else do(*given)
 
-@contextmanager
-def without(parts: Sequence[str]) -> Iterator[Callable[[], Metrics]]:
-    """What a service is built with, in here: parts of its telemetry are taken out."""
-    kept = middleware.canonical_writer, process.tracer_from_environment
-    if "logs" in parts:
-        middleware.canonical_writer = direct.canonical_writer = lambda *_: nothing
-    if "traces" in parts:
-        process.tracer_from_environment = lambda *_: None
-    try:
-        yield _SilentMetrics if "metrics" in parts else Metrics
-    finally:
-        middleware.canonical_writer = direct.canonical_writer = kept[0]
-        process.tracer_from_environment = kept[1]
+    def _tracer(self, tracer: Any) -> Any:
+        return SimpleNamespace(begin=self._switched("traces", tracer.begin), close=tracer.close)
 
+    def metrics(self) -> Metrics:
+        switched = self._switched
 
-@dataclass
-class Subject:
-    """One service."""
+        class Switched(Metrics):
+            def route(self, method: str, route: str) -> Callable[[int, float], None]:
+                return switched("metrics", super().route(method, route))
 
-    parts: str  # that it is without
-    service: ServingProcess
-    server: Server
-    output: Output
-    clocks: Sequence[int]  # of the threads that came with it
-    paths: dict[str, Path_] = field(default_factory=dict)
-    requests: int = 0
-    threads_us: dict[str, list[float]] = field(default_factory=dict)
+            def timings(self, *given: Any) -> Any:
+                return SimpleNamespace(observe=switched("metrics", super().timings(*given).observe))
 
-    def threads(self) -> float:
-        """Seconds of CPU of the threads that came with it."""
-        total = 0.0
-        for clock in self.clocks:
-            with suppress(OSError):  # it ended
-                total += time.clock_gettime(clock)
-        return total
+        return Switched()
 
 
-async def begin(settings: Any, shop: Shop, parts: str, null: int) -> Subject:
-    before = set(threading.enumerate())
-    output = Output(null)
-    with without(parts.split(",")) as make_metrics:
-        service = build_service(settings, Place(output, make_metrics()))
-        output.start()
-        await service.start()
-        service.readiness.warm = True
-        server = Server(service.application, service.limits)
-        await server.start()
-    came = [t for t in threading.enumerate() if t not in before and _is_telemetry(t.name)]
-    clocks = [time.pthread_getcpuclockid(t.ident) for t in came if t.ident is not None]
-    subject = Subject(parts, service, server, output, clocks)
-    for name, (file, most) in LISTS.items():
-        requests = raw(shop.paths / file, most)
-        subject.paths[name] = Path_(name, server.connection(), requests, time.thread_time)
-    return subject
+class Held(Output):
+    """Lines are written when they are asked for, not by a thread in its own time."""
+
+    def _take(self, line: Any) -> None:
+        self._lines.append(line)
 
 
-def _is_telemetry(thread: str) -> bool:
-    return thread == "log" or thread.startswith("Otel")
+def exporting() -> float:
+    """Seconds of CPU of the threads that export spans."""
+    total = 0.0
+    for thread in threading.enumerate():
+        if thread.name.startswith("Otel") and thread.ident is not None:
+            total += time.clock_gettime(time.pthread_getcpuclockid(thread.ident))
+    return total
 
 
-async def measure(settings: Any, shop: Shop, batches: int) -> dict[str, dict[str, list[float]]]:
-    """By kind of list and by what a service is without: µs a request, of each turn."""
+async def measure(settings: Any, shop: Shop, turns: int) -> dict[str, dict[str, list[float]]]:
+    """By kind of list and by what is switched off: µs a request, of each turn."""
     found: dict[str, dict[str, list[float]]] = {}
+    switches = Switches()
     with Path("/dev/null").open("wb") as null:
         logs.configure("error")
-        subjects = [
-            await begin(settings, shop, parts, null.fileno()) for parts in ("", AGAIN, *PARTS, ALL)
-        ]
+        output = Held(null.fileno())
+        with switches.built_in():
+            service = build_service(settings, Place(output, switches.metrics()))
+            await service.start()
+            service.readiness.warm = True
+            server = Server(service.application, service.limits)
+            await server.start()
+        paths = {
+            name: Path_(name, server.connection(), raw(shop.paths / file, most), time.thread_time)
+            for name, (file, most) in LISTS.items()
+        }
+
+        async def batch(name: str, off: str) -> float:
+            switches.off = () if off == AGAIN else tuple(off.split(","))
+            taken = await paths[name].batch(BATCH)
+            begin = time.thread_time()
+            output.flush()
+            return taken + (time.thread_time() - begin) / BATCH * 1e6
+
         for name in LISTS:
-            for subject in subjects:  # the same lists are ready, the same pages are read
-                for _ in range(8):
-                    await subject.paths[name].batch(BATCH)
+            for _ in range(20):
+                await batch(name, "")
         gc.collect()
         gc.freeze()
+        variants = ("", *PARTS, ALL, AGAIN)
         for name in LISTS:
-            taken: dict[str, list[float]] = {subject.parts: [] for subject in subjects}
-            spent = {subject.parts: subject.threads() for subject in subjects}
-            for turn in range(batches):
-                for place in range(len(subjects)):
-                    subject = subjects[(turn + place) % len(subjects)]
-                    taken[subject.parts].append(await subject.paths[name].batch(BATCH))
+            taken: dict[str, list[float]] = {off: [] for off in variants}
+            spent = exporting()
+            for turn in range(turns):
+                for place in range(len(variants)):
+                    off = variants[(turn + place) % len(variants)]
+                    taken[off].append(await batch(name, off))
             await asyncio.sleep(6.0)  # spans are exported every five seconds
-            for subject in subjects:
-                threads = (subject.threads() - spent[subject.parts]) / batches / BATCH * 1e6
-                taken[subject.parts] = [one + threads for one in taken[subject.parts]]
+            traced = [off for off in variants if "traces" not in off]
+            export = (exporting() - spent) / (turns * len(traced) * BATCH) * 1e6
+            for off in traced:
+                taken[off] = [one + export for one in taken[off]]
             found[name] = taken
-        for subject in subjects:
-            await subject.server.stop(0.0)
-            await subject.service.stop()
-            subject.output.close()
+            print(f"{name}: exporting spans takes {export:.2f} µs a request", flush=True)
+        await server.stop(0.0)
+        await service.stop()
+        output.close()
     return found
 
 
@@ -175,14 +170,14 @@ def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--batches", type=int, default=150)
+    parser.add_argument("--turns", type=int, default=100)
     parser.add_argument("--record", action="store_true", help="Add the figures to bench.json.")
     given = parser.parse_args()
     stay_on(LOAD_CORE)
     with stores() as running, tracing() as traced:
         os.environ.update(traced)
         shop = prepared(running)
-        found = uvloop.run(measure(running.settings, shop, given.batches))
+        found = uvloop.run(measure(running.settings, shop, given.turns))
     costs: dict[str, dict[str, float]] = {}
     print(f"{'CPU µs a request':<18} {'a list that is':<14} {'median':>8}  quartiles")
     for name, taken in found.items():

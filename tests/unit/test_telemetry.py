@@ -48,6 +48,15 @@ def test_nothing_that_is_logged_can_forge_a_line(lines: tuple[Output, Path]) -> 
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", first["time"])
 
 
+def test_a_line_that_cannot_be_made_holds_no_other_up(lines: tuple[Output, Path]) -> None:
+    output, path = lines
+    output.write_made(lambda of: b'{"event":"%d"}' % of, "no number")
+    output.write_made(lambda of: b'{"event":"%d"}' % of, 7)
+    first, second = (json.loads(line) for line in path.read_bytes().splitlines())
+    assert (first["event"], first["error"]) == ("line_failed", "TypeError")
+    assert second == {"event": "7"}
+
+
 def test_secrets_are_blanked(lines: tuple[Output, Path]) -> None:
     class Secret(str):
         __slots__ = ()
