@@ -104,6 +104,8 @@ class Chain:
         for source, model in enumerate(served.chain):
             if selection.count >= need or (selection.count and not fill):
                 break
+            if source >= asked.reached:
+                asked.reached = source + 1
             failure: Failure | None = None
             why: str | None = None
             if model is None:

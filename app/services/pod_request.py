@@ -48,6 +48,7 @@ class PodRequest:
     degraded: list[str] = field(default_factory=list)  # what it went without
     fallback: str | None = None  # why the first in the chain did not answer
     failed: bool = False  # a strategy did, so that the answer is not one to keep
+    reached: int = 0  # how many of the chain the list depends on: those after them had no turn
 
     def went_without(self, what: str) -> None:
         if what not in self.degraded:

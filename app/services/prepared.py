@@ -31,19 +31,26 @@ class Prepared:
     index: ItemIndex
     revision: int  # of the index, at which it was last known to be true
     rows: IntArray  # every row that was looked at for it
+    versions: tuple[bytes, ...]  # see ServedPod
+    reached: int  # how many of the chain had a turn; another model of the others changes nothing
     whole_catalogue: bool  # any change of the catalogue may change it
     expires: float  # Unix seconds
     shared: bool = False  # its items' JSON is the near-cache's
     signed: Signed | None = None
     """Where other prices alone change nothing but by this; None: they may."""
 
-    def holds(self, now: float, rulings: Rulings | None) -> bool:
+    def holds(self, versions: tuple[bytes, ...], now: float, rulings: Rulings | None) -> bool:
         """
         Args:
+            versions: of the pod's models that serve now.
             rulings: those in force.
         """
         if now >= self.expires:
             return False
+        if versions is not self.versions:
+            if versions[: self.reached] != self.versions[: self.reached]:
+                return False
+            self.versions = versions
         index = self.index
         if self.revision != index.revision:
             if self.whole_catalogue:
@@ -93,9 +100,11 @@ class PreparedLists:
     def held_bytes(self) -> int:
         return self._lists.held_bytes
 
-    def get(self, key: Key, now: float, rulings: Rulings | None) -> Answer | None:
+    def get(
+        self, key: Key, versions: tuple[bytes, ...], now: float, rulings: Rulings | None
+    ) -> Answer | None:
         found = self._lists.get(key)
-        if found is None or not found.holds(now, rulings):
+        if found is None or not found.holds(versions, now, rulings):
             self.misses += 1
             return None
         self.hits += 1

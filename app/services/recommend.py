@@ -128,7 +128,7 @@ class Recommend:
         if served is None:
             return None
         answer = self.prepared_lists.get(
-            (served.generation, dependence), time.time(), snapshot.rulings
+            (served.generation, dependence), served.versions, time.time(), snapshot.rulings
         )
         if answer is None:
             self._missed.count += 1
@@ -373,6 +373,9 @@ class Recommend:
                 index=index,
                 revision=revision,
                 rows=rows,
+                versions=asked.served.versions,
+                # The order by value is told by all of them.
+                reached=len(asked.served.chain) if asked.served.by_value else asked.reached,
                 whole_catalogue=filtered or (ruling is not None and ruling.whole_catalogue),
                 expires=expires,
                 shared=asked.format is None,

@@ -413,9 +413,9 @@ class Serving:
             expressions=expressions,
             chain=chain,
             needs_history=max((model.needs.history for model in chain if model), default=0),
-            generation=_digest(
-                *(index.base, pod, rules),
-                *((model.configuration, model.published) if model else None for model in chain),
+            generation=_digest(index.base, pod, rules),
+            versions=tuple(
+                _digest(model.configuration, model.published) if model else b"" for model in chain
             ),
             by_value=_by_value(pod, chain, index),
         )

@@ -95,7 +95,9 @@ class ServedPod:
     chain: tuple[ServedModel | None, ...]  # as in the pod; None: there is nothing to serve yet
     needs_history: int  # events of a shopper; 0: none
     generation: bytes
-    """Equal where the pod's lists are made alike: the same pod, models and rules in force."""
+    """Equal where the pod's lists are made alike, models aside: the same pod and rules in force."""
+    versions: tuple[bytes, ...]
+    """Of the chain's models: equal where the same one serves with the same configuration."""
     by_value: ByValue | None = None  # the order of its lists; None: the strategies' own
     inline: bool = field(init=False)
     """Whether every strategy of the chain runs in this process' event loop."""

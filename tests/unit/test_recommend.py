@@ -700,3 +700,37 @@ async def test_a_models_items_that_the_catalogue_lacks_come_to_life_later() -> N
     assert (await ask(shop, "home")).items == ("i0", "i1", "i2")
     shop.change(product(3))
     assert (await ask(shop, "home")).items == ("i0", "i1", "i2", "i3")
+
+
+async def test_a_list_outlives_models_that_had_no_turn_for_it() -> None:
+    shop = RecommendingShop(30)
+    shop.strategy("similar", after_seeds(30))
+    shop.strategy("popular", in_order(30))
+    shop.pod("pdp", "similar", "popular", num_results=2)
+    lists = shop.service.prepared_lists
+
+    def backwards() -> Scripted:
+        return Scripted(lambda _, limit: candidates(range(29, 29 - min(limit, 30), -1)))
+
+    async def swap(id_: str, model: Scripted, number: int) -> None:
+        shop.strategy(id_, model, number=number)
+        await shop.serving.refresh()
+
+    async def shown(*seeds: str) -> tuple[tuple[str, ...], bool]:
+        """A list, and whether it was ready."""
+        snapshot, hits = shop.serving.merchants()[SHOP], lists.hits
+        ready = shop.service.prepared(snapshot, "pdp", str(seeds))
+        got = ready or await ask(shop, "pdp", item_ids=seeds, dependence=str(seeds))
+        return got.items, lists.hits > hits
+
+    await shop.serving.refresh()
+    for _ in range(2):
+        await shown("i3")
+        await shown()
+    assert await shown("i3") == (("i4", "i5"), True)
+    assert await shown() == (("i0", "i1"), True)
+    await swap("popular", backwards(), 2)
+    assert await shown("i3") == (("i4", "i5"), True)  # `popular` had no turn
+    assert await shown() == (("i29", "i28"), False)  # `similar` had nothing to go by
+    await swap("similar", backwards(), 2)
+    assert await shown("i3") == (("i29", "i28"), False)
