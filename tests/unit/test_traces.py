@@ -20,6 +20,7 @@ from tests.whole_service import whole_service
 
 export: Any = pytest.importorskip("opentelemetry.sdk.trace.export", reason="the extra `otel`")
 memory: Any = pytest.importorskip("opentelemetry.sdk.trace.export.in_memory_span_exporter")
+encoder: Any = pytest.importorskip("opentelemetry.exporter.otlp.proto.common.trace_encoder")
 
 SAMPLED = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
@@ -64,6 +65,7 @@ def test_stores_are_its_children_and_log_lines_carry_it(exporter: Any, tmp_path:
     assert span is not None
     assert CURRENT.get() is span
     told(0.25, False)
+    span.attribute("items", 3)
     logs.get("test").info("within")
     span.end(RuntimeError("postgresql://app:secret@db"))
     assert CURRENT.get() is None
@@ -76,6 +78,11 @@ def test_stores_are_its_children_and_log_lines_carry_it(exporter: Any, tmp_path:
     assert child.end_time - child.start_time == 250_000_000
     assert not child.status.is_ok
     assert "secret" not in parent.to_json()
+    (resource,) = encoder.encode_spans(exporter.get_finished_spans()).resource_spans
+    sent, last = resource.scope_spans[0].spans  # as a collector gets them
+    assert (sent.parent_span_id, sent.trace_id) == (last.span_id, last.trace_id)
+    assert [one.key for one in last.attributes] == ["items"]
+    assert sent.status.message == "not answered"
     within, outside = (tmp_path / "log").read_text().splitlines()
     assert span.trace_id in within
     assert "trace_id" not in outside
