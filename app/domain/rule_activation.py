@@ -71,15 +71,15 @@ class Acts:
 NO_ACTS: Final = Acts()
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Facts:
+class Facts(msgspec.Struct, eq=False):
     """All of a request that conditions and actions look at."""
 
     request: RecommendationRequest
     now: float  # Unix seconds
-    seeds: IntArray = field(default_factory=lambda: _NO_ROWS)  # rows, in the request's order
-    acts: Acts = field(default_factory=Acts)
-    cells: Mapping[str, str] = field(default_factory=dict)
+    seeds: IntArray = msgspec.field(default_factory=lambda: _NO_ROWS)
+    """Rows, in the request's order."""
+    acts: Acts = msgspec.field(default_factory=Acts)
+    cells: Mapping[str, str] = {}
     """Experiment → cell; the request's own where empty."""
 
 

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Final, Protocol
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -39,8 +39,7 @@ class LeftOut(enum.IntEnum):
     RULED = 7
 
 
-@dataclass(slots=True, eq=False)
-class Pool:
+class Pool(msgspec.Struct, eq=False):
     """What qualifies, best first, as parallel arrays."""
 
     rows: IntArray
@@ -48,7 +47,7 @@ class Pool:
     sources: CodeArray  # place in the chain of the strategy that gave it
     reasons: CodeArray  # as that strategy numbers them
     slotted: BoolArray | None = None  # fixed in its place by a rule; None: nothing is
-    labels: dict[int, dict[str, object]] = field(default_factory=dict)  # by row; shown to shoppers
+    labels: dict[int, dict[str, object]] = {}  # by row; shown to shoppers
 
     def __len__(self) -> int:
         return len(self.rows)

@@ -158,7 +158,8 @@ class Chain:
             if offered:
                 selection.withdraw(source)
             offered = True
-            selection.offer(model.rows.take(outcome.items), outcome, source, need - selection.count)
+            rows = model.rows_of(outcome.items)
+            selection.offer(rows, outcome, source, need - selection.count)
             has_more = len(outcome) >= limit and limit < most
             if selection.count >= need or not has_more or time.monotonic() >= deadline:
                 return None, has_more

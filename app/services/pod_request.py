@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
@@ -29,8 +28,7 @@ from vitrine_sdk import IntArray
 _encode = msgspec.json.Encoder().encode
 
 
-@dataclass(slots=True, eq=False)
-class PodRequest:
+class PodRequest(msgspec.Struct, eq=False):
     snapshot: ServingSnapshot
     served: ServedPod
     request: RecommendationRequest
@@ -41,11 +39,11 @@ class PodRequest:
     format: Format | None  # None: items are shown as they are kept
     seeds: IntArray  # rows; -1: unknown items
     history: Recent = NOTHING
-    exclusions: Exclusions = field(default_factory=Exclusions)
+    exclusions: Exclusions = msgspec.field(default_factory=Exclusions)
     at_hand: AtHand | None = None  # set where only what it says can be shown
     ruling: Ruling | None = None
     trace: Trace | None = None
-    degraded: list[str] = field(default_factory=list)  # what it went without
+    degraded: list[str] = []  # what it went without
     fallback: str | None = None  # why the first in the chain did not answer
     failed: bool = False  # a strategy did, so that the answer is not one to keep
     reached: int = 0  # how many of the chain the list depends on: those after them had no turn
@@ -93,8 +91,7 @@ class PodRequest:
         return _encode(echo)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Chosen:
+class Chosen(msgspec.Struct, eq=False):
     """A list before it is rendered."""
 
     listing: Listing  # in whose chain the pool's sources are places

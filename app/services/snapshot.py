@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import Final
 
 import msgspec
-import numpy as np
 
 from app.domain.configuration import MerchantConfiguration, PublishedModel
 from app.domain.errors import NotFound
@@ -17,7 +16,7 @@ from app.domain.merchant import MerchantId
 from app.domain.objective import ByValue, Calibration
 from app.domain.pod import Pod, RunMode, StrategyConfiguration
 from app.services.rulings import Rulings
-from vitrine_sdk import BoolArray, IntArray, Model, Needs
+from vitrine_sdk import BoolArray, IntArray, Model, Needs, kernel
 
 _MASKS: Final = 32  # kept a model
 _encode = msgspec.json.Encoder().encode
@@ -50,12 +49,19 @@ class ServedModel:
         """Positions of the rows that the model knows, in order. Row -1 is ignored."""
         if not len(rows):
             return rows
-        last = len(self.positions) - 1
-        position_of = self.positions.item
-        known = [position_of(min(row, last)) for row in rows.tolist() if row >= 0]
-        positions = np.array([position for position in known if position >= 0], np.int32)
+        if kernel.compiled is not None and kernel.plain(rows, kernel.INT32):
+            positions: IntArray = kernel.compiled.known(self.positions, rows)
+        else:
+            positions = self.positions.take(rows[rows >= 0], mode="clip")
+            positions = positions[positions >= 0]
         positions.setflags(write=False)
         return positions
+
+    def rows_of(self, positions: IntArray) -> IntArray:
+        """The rows of positions, that the model has."""
+        if kernel.compiled is not None and kernel.plain(positions, kernel.INT32):
+            return kernel.compiled.taken(self.rows, positions)  # type: ignore[no-any-return]
+        return self.rows.take(positions)
 
     def eligible(self, filters: Expression, expressions: Expressions) -> BoolArray:
         """One flag a position: available, and the filters leave it. Made once a revision."""

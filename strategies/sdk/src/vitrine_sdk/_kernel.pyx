@@ -429,6 +429,24 @@ def taken(table, places):
     return found
 
 
+def known(positions, rows):
+    """The positions of those rows that have one (>= 0): the last stands for all beyond."""
+    cdef Py_ssize_t size, count, i, found = 0
+    cdef int32_t* position = <int32_t*> data(positions, 4, &size)
+    cdef int32_t* row = <int32_t*> data(rows, 4, &count)
+    cdef int32_t* out
+    cdef int32_t at
+    made = fresh(count, np.NPY_INT32, <void**> &out)
+    for i in range(count):
+        if row[i] < 0 or not size:
+            continue
+        at = position[min(row[i], size - 1)]
+        if at >= 0:
+            out[found] = at
+            found += 1
+    return made if found == count else made[:found]
+
+
 def shown(list items, bytearray used, rows):
     """The texts (bytes) of some rows, which are marked as used; None: one of them has none."""
     cdef Py_ssize_t count, i, size = min(len(items), len(used)), at

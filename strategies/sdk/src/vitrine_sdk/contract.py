@@ -116,7 +116,7 @@ class Needs:
     eligible: bool = False  # wants the mask of items that the request's filters leave
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class History:
     """What the shopper did lately, newest first; h rows."""
 
@@ -131,9 +131,13 @@ class History:
 EMPTY_HISTORY = History(np.empty(0, np.int32), np.empty(0, np.int8), np.empty(0, np.float32))
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Context:
-    """One request as the model sees it. Its arrays are read-only."""
+    """One request as the model sees it, and leaves it. Its arrays are read-only.
+
+    Not frozen, nor are histories and candidates: that would make setting each field a call, in each
+    request.
+    """
 
     now: int  # Unix seconds
     seeds: IntArray = field(default_factory=lambda: np.empty(0, np.int32))  # in the request's order
@@ -143,7 +147,7 @@ class Context:
     eligible: BoolArray | None = None  # one flag an item; None: every item
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Candidates:
     """Items best first, as parallel arrays of length c <= limit. No item twice.
 
