@@ -6,6 +6,8 @@ Examples:
     python ops/bench/scale.py                                   # all, some ten minutes
     python ops/bench/scale.py --items 10000 --merchants 0 --runs 1 --seconds 2     # a trial
     python ops/bench/scale.py --fresh                           # import and fit anew
+    python ops/bench/scale.py --items 10000 1000000 --merchants 0 --prepare   # import and fit alone
+    python ops/bench/scale.py --items 10000 1000000 --merchants 0 --brief     # latency, memory
 
 For each size a shop of generated items in embedded servers of its own: imported by
 `vitrine import items`, purchases of some of the items, `similar` (behaviour alone) and `popular`
@@ -221,7 +223,9 @@ def verified(client: Redis, places: Sequence[str]) -> float:
     return time.time() - began
 
 
-def measured(shop: Prepared, *, runs: int, seconds: float) -> dict[str, Any]:
+def measured(
+    shop: Prepared, *, runs: int, seconds: float, prepare: bool, brief: bool
+) -> dict[str, Any] | None:
     if not shop.mark.exists():  # what a broken run left
         shutil.rmtree(shop.folder, ignore_errors=True)
     shop.folder.mkdir(parents=True, exist_ok=True)
@@ -232,6 +236,8 @@ def measured(shop: Prepared, *, runs: int, seconds: float) -> dict[str, Any]:
         )  # fmt: skip
         row: dict[str, Any] = {"items": shop.items, "merchants": len(shop.merchants)}
         row.update(shop.prepare(running, servers.database_owner_url))
+        if prepare:
+            return None
         places = [f"vitrine:catalogue:{one}:{DEFAULT_SECTION}" for one in shop.merchants]
         client = Redis.from_url(servers.redis_url)
         for place in places:  # that comparison is a row of its own
@@ -244,9 +250,11 @@ def measured(shop: Prepared, *, runs: int, seconds: float) -> dict[str, Any]:
             row["one"] = memory(server.pids()).each(1)
             row["worker_gib"] = round(memory(server.pids()).pss / 2**30, 3)
             row["redis_mib"] = round(client.info("memory")["used_memory"] / 2**20)
-            say(f"{row['p50_ms']} ms, {row['worker_gib']} GiB; Redis is compared, then emptied")
-            row["redis_verify_s"] = round(verified(client, places), 1)
-            row["redis_rebuild_s"] = round(rebuilt(client, places), 1)
+            say(f"{row['p50_ms']} ms, {row['worker_gib']} GiB")
+            if not brief:
+                say("Redis is compared, then emptied")
+                row["redis_verify_s"] = round(verified(client, places), 1)
+                row["redis_rebuild_s"] = round(rebuilt(client, places), 1)
         client.close()
         with vitrine(running, also={"VITRINE_WORKERS": "2"}, core=None) as server:
             time.sleep(1)
@@ -286,7 +294,7 @@ def tell(rows: Sequence[dict[str, Any]]) -> None:
 
     print(f"\n{'items':<34}" + "".join(f"{name(row):>14}" for row in rows))
     for title, key in LINES:
-        print(f"{title:<34}" + "".join(f"{row[key]:>14,}" for row in rows))
+        print(f"{title:<34}" + "".join(f"{row.get(key, 'not asked'):>14}" for row in rows))
     for which in ("one", "two"):
         for part in PARTS:
             title = f"MiB a worker of {which}: {part}"
@@ -302,6 +310,10 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=3, help="Of each measurement; the median.")
     parser.add_argument("--seconds", type=float, default=5.0, help="Of each run.")
     parser.add_argument("--fresh", action="store_true", help="Prepare everything anew.")
+    parser.add_argument("--prepare", action="store_true", help="Import and fit, and end.")
+    parser.add_argument(
+        "--brief", action="store_true", help="Redis is neither compared nor made again."
+    )
     given = parser.parse_args()
     require_wrk()
     stay_on(LOAD_CORE)
@@ -310,12 +322,17 @@ def main() -> None:
     shops = [Prepared(str(items), items, 1) for items in given.items]
     if given.merchants:
         shops.append(Prepared(f"{given.merchants}-merchants", SMALL, given.merchants))
-    rows = []
+    rows: list[dict[str, Any]] = []
+    figures: dict[str, float] = {}
     for shop in shops:
         say(f"{len(shop.merchants)} × {shop.items:,} items")
-        rows.append(measured(shop, runs=given.runs, seconds=given.seconds))
+        row = measured(
+            shop, runs=given.runs, seconds=given.seconds, prepare=given.prepare, brief=given.brief
+        )
+        if row is None:
+            continue
+        rows.append(row)
         by_size = {row["items"]: row for row in rows if row["merchants"] == 1}
-        figures = {}
         if large := by_size.get(1_000_000):
             figures["worker_gib_1m"] = large["worker_gib"]
             if small := by_size.get(10_000):
@@ -323,7 +340,8 @@ def main() -> None:
                 for key in ("p99_ms", "cpu_us"):
                     say(f"1 million against 10 thousand, {key}: {large[key] / small[key]:.2f}")
         record(figures, scale=rows)  # of each size as soon as it is there
-    tell(rows)
+    if rows:
+        tell(rows)
     for key, value in figures.items():
         print(f"{key:<20} {value}")
 
