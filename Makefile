@@ -58,6 +58,7 @@ format: $(INSTALLED)  ## Format the code
 
 bench: $(INSTALLED)  ## Vitrine beside its peers, events, freshness, changes: .vitrine/bench.json (15 minutes)
 	$(BIN)/python ops/bench/compare.py
+	$(BIN)/python ops/bench/telemetry.py --record
 	$(BIN)/python ops/bench/events.py --seconds 5 --record
 	$(BIN)/python ops/bench/freshness.py
 	$(BIN)/python ops/bench/changing.py

@@ -30,6 +30,7 @@ _SCOPE_AND_TIMEOUT: Final = sa.text(
     "SELECT set_config('vitrine.merchant', :merchant, true),"
     " set_config('statement_timeout', :timeout, true)"
 )
+_DRIVER_SCOPE: Final = "SELECT set_config('vitrine.merchant', $1, true)"
 # After a failover, a connection may still lead to the old primary, which takes no writes now.
 _READ_ONLY: Final = "25006"
 # SQLSTATE classes and codes that pass by themselves; the same call may succeed a moment later.
@@ -89,6 +90,29 @@ class Database:
         and sees no row of any table that has a `merchant_id`."""
         async with self._transaction(MerchantId(""), statement_timeout) as connection:
             yield connection
+
+    @asynccontextmanager
+    async def driver(
+        self, merchant: MerchantId, *, statement_timeout: float
+    ) -> AsyncIterator[asyncpg.Connection]:
+        """`merchant`, where nothing but asyncpg's own connection is used: half of what SQLAlchemy
+        takes for a transaction. What is raised in it are asyncpg's errors."""
+        if not merchant:
+            raise ValueError("a merchant's transaction needs a merchant")
+        with self._observed(), _translated():
+            async with self._engine.connect() as connection:
+                driver = await raw(connection)
+                try:
+                    await driver.execute(
+                        f"BEGIN; SET LOCAL statement_timeout = {_milliseconds(statement_timeout)}"
+                    )
+                    await driver.fetch(_DRIVER_SCOPE, merchant)
+                    yield driver
+                    await driver.execute("COMMIT")
+                except BaseException as error:
+                    if not await _rolled_back(driver, error):
+                        await connection.invalidate()  # the next one is opened anew
+                    raise
 
     async def poll(self, query: str) -> list[asyncpg.Record]:
         """The rows of one statement of no merchant (see `system`), for what is asked again and
@@ -266,6 +290,21 @@ async def raw(connection: AsyncConnection) -> asyncpg.Connection:
     """The asyncpg connection below `connection`, within the same transaction. A value for a jsonb
     column is JSON text (str) here."""
     return (await connection.get_raw_connection()).driver_connection
+
+
+async def _rolled_back(driver: asyncpg.Connection, error: BaseException) -> bool:
+    """Whether the connection can be used again. One on which somebody gave up waiting cannot."""
+    if (
+        not isinstance(error, Exception)
+        or driver.is_closed()
+        or getattr(error, "sqlstate", None) == _READ_ONLY
+    ):
+        return False
+    try:
+        await driver.execute("ROLLBACK")
+    except (OSError, asyncpg.InterfaceError, asyncpg.PostgresError):
+        return False
+    return True
 
 
 async def stage(connection: AsyncConnection, name: str, columns: Iterable[sa.Column[Any]]) -> None:

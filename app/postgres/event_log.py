@@ -10,8 +10,7 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import hashlib
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import asyncpg
@@ -125,7 +124,9 @@ class EventLog:
         identities: list[Identity] = []
         seen: list[tuple[MerchantId, str]] = []
         groups = sorted(_by_merchant(events).items())  # the same order in every process
-        async with self._merchants(groups[0][0]) as connection:
+        async with self._database.driver(
+            groups[0][0], statement_timeout=STATEMENT_SECONDS
+        ) as connection:
             for number, (merchant, indices) in enumerate(groups):
                 if number:
                     await connection.execute(sql.SCOPE, merchant)
@@ -147,13 +148,6 @@ class EventLog:
             receipts.append(ACCEPTED if claim in claimed else DUPLICATE)
             claimed.discard(claim)
         return Appended(receipts, identities)
-
-    @asynccontextmanager
-    async def _merchants(self, first: MerchantId) -> AsyncIterator[asyncpg.Connection]:
-        async with self._database.merchant(
-            first, statement_timeout=STATEMENT_SECONDS
-        ) as connection:
-            yield await raw(connection)
 
     async def _store(
         self, connection: asyncpg.Connection, merchant: MerchantId, events: Sequence[Event]

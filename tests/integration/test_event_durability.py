@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import psutil
 import psycopg
 import pytest
@@ -213,6 +214,29 @@ async def test_a_partition_that_was_dropped_is_made_again(
     await owner.close()
     await log.append([event(2, at=day)])
     assert await items(database) == ["2"]
+
+
+async def test_what_ends_a_transaction_leaves_no_trace_on_its_connection(
+    module_database_url: str,
+) -> None:
+    database = connect(module_database_url, pool=1)
+    ask = "SELECT pg_backend_pid(), current_setting('statement_timeout')"
+    with pytest.raises(asyncpg.DivisionByZeroError):
+        async with database.driver(SHOP, statement_timeout=7.0) as driver:
+            first = await driver.fetchrow(ask)
+            await driver.execute("SELECT 1 / 0")
+    async with database.system() as connection:
+        again = await (await raw(connection)).fetchrow(ask)
+    assert first[1] == "7s"
+    assert (again[0], again[1]) == (first[0], "30s")  # rolled back, and used again
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.2), database.driver(SHOP, statement_timeout=7.0) as driver:
+            await driver.execute("SELECT pg_sleep(30)")
+    async with database.system() as connection:
+        driver = await raw(connection)
+        assert (await driver.fetchrow(ask))[0] != first[0]  # nobody knows what that one does
+        assert not await driver.fetchval("SELECT current_setting('vitrine.merchant', true)")
+    await database.close()
 
 
 # The tracker, with stores that fail as told
