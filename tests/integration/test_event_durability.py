@@ -221,17 +221,26 @@ async def test_what_ends_a_transaction_leaves_no_trace_on_its_connection(
 ) -> None:
     database = connect(module_database_url, pool=1)
     ask = "SELECT pg_backend_pid(), current_setting('statement_timeout')"
-    with pytest.raises(asyncpg.DivisionByZeroError):
+    told: list[Any] = []
+
+    async def fail() -> None:
         async with database.driver(SHOP, statement_timeout=7.0) as driver:
-            first = await driver.fetchrow(ask)
+            told.append(await driver.fetchrow(ask))
             await driver.execute("SELECT 1 / 0")
+
+    async def hang() -> None:
+        async with asyncio.timeout(0.2), database.driver(SHOP, statement_timeout=7.0) as driver:
+            await driver.execute("SELECT pg_sleep(30)")
+
+    with pytest.raises(asyncpg.DivisionByZeroError):
+        await fail()
+    (first,) = told
     async with database.system() as connection:
         again = await (await raw(connection)).fetchrow(ask)
     assert first[1] == "7s"
     assert (again[0], again[1]) == (first[0], "30s")  # rolled back, and used again
     with pytest.raises(TimeoutError):
-        async with asyncio.timeout(0.2), database.driver(SHOP, statement_timeout=7.0) as driver:
-            await driver.execute("SELECT pg_sleep(30)")
+        await hang()
     async with database.system() as connection:
         driver = await raw(connection)
         assert (await driver.fetchrow(ask))[0] != first[0]  # nobody knows what that one does
