@@ -125,19 +125,22 @@ def _parse(
     values: dict[str, list[str]] = {}
     nested: dict[str, dict[str, list[str]]] = {}
     for part in parts:
-        raw_name, _, raw_value = part.partition("=")
-        name = _decoded(raw_name, "query")
-        outer, bracket, inner = name.partition("[")
-        if outer in ("filters", "fmt_options"):
-            inner = inner.removesuffix("[]")
-            if not bracket or not inner.endswith("]") or "[" in inner:
-                raise InvalidInput.field(name, f"write it as {outer}[name]=value")
-            found = nested.setdefault(outer, {}).setdefault(inner[:-1], [])
-        else:
-            name = name.removesuffix("[]")
-            if name not in _LISTED and not name.startswith("ef-"):
-                continue
+        name, _, raw_value = part.partition("=")
+        if name in _LISTED:  # as most are written
             found = values.setdefault(name, [])
+        else:
+            name = _decoded(name, "query")
+            outer, bracket, inner = name.partition("[")
+            if outer in ("filters", "fmt_options"):
+                inner = inner.removesuffix("[]")
+                if not bracket or not inner.endswith("]") or "[" in inner:
+                    raise InvalidInput.field(name, f"write it as {outer}[name]=value")
+                found = nested.setdefault(outer, {}).setdefault(inner[:-1], [])
+            else:
+                name = name.removesuffix("[]")
+                if name not in _LISTED and not name.startswith("ef-"):
+                    continue
+                found = values.setdefault(name, [])
         value = _decoded(raw_value, name)
         if len(value) > MAX_TEXT and name not in _JSON:
             raise TooLarge.field(name, f"at most {MAX_TEXT} characters are taken")

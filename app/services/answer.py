@@ -111,7 +111,7 @@ class Answer:
     def show(self, items: Sequence[bytes]) -> None:
         """The same items, as they are rendered now: see `results` for where they stand."""
         parts = list(self.parts)
-        parts[1:-1:3] = items
+        parts[1:-1:2] = items
         self.parts = tuple(parts)
 
     @property
@@ -136,7 +136,7 @@ TAIL: Final = b'"}'
 
 def results(listing: Listing, pool: Pool, items: Sequence[bytes]) -> list[bytes]:
     """The parts of the list `response.results`, without its brackets; `items` are rendered, one a
-    row: every third part, from the first on, is one of them."""
+    row: every other part, from the first on, is one of them."""
     if not items:
         return []
     sources = pool.sources.tobytes()  # quicker to ask than the array
@@ -148,10 +148,10 @@ def results(listing: Listing, pool: Pool, items: Sequence[bytes]) -> list[bytes]
     else:
         endings = listing.endings
         ends = [endings[s][r] for s, r in zip(sources, pool.reasons.tolist(), strict=True)]
-    parts = [b","] * (3 * len(items))
-    parts[0::3] = items
-    parts[1::3] = ends
-    parts.pop()
+    ends[-1] = ends[-1][:-1]
+    parts = [b""] * (2 * len(items))
+    parts[0::2] = items
+    parts[1::2] = ends
     return parts
 
 

@@ -143,7 +143,8 @@ def ending(
     slotted: bool = False,
     labels: Mapping[str, object] | None = None,
 ) -> bytes:
-    """What follows an item's JSON (see `app.domain.rendered.render`) in an answer."""
+    """What follows an item's JSON (see `app.domain.rendered.render`) in an answer, with the comma
+    before the next one."""
     return (
         b","
         + _encode(
@@ -155,4 +156,5 @@ def ending(
                 "reason": reason,
             }
         )[1:]
+        + b","
     )
