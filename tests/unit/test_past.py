@@ -128,6 +128,35 @@ def test_ids_that_are_no_text_are_unknown() -> None:
 
 
 @needs_kernel
+def test_ids_of_the_same_hash_are_two() -> None:
+    """The kernel's own hash, eight bytes at a time: a search for such ids takes no time."""
+
+    def mixed(value: int) -> int:
+        for _ in range(2):
+            value = (value ^ value >> 32) * 0xD6E8FEB86659FD93 % 2**64
+        return value ^ value >> 32
+
+    def halfway(half: bytes) -> int:
+        return mixed(16 * 0x9E3779B97F4A7C15 % 2**64 ^ int.from_bytes(half, "little"))
+
+    first = b"aaaaaaaa"
+    for n in range(100_000):
+        second = f"{n:08}".encode()
+        other = (halfway(first) ^ halfway(second)).to_bytes(8, "little")
+        if other.isascii():
+            break
+    alike = [(first + bytes(8)).decode(), (second + other).decode()]
+    lookup = row_lookup([])
+    packed = Past.of([HistoryEntry(ItemId(id_), EventType.VIEW, 0.0) for id_ in alike])
+    lookup.add(alike[0])
+    assert lookup.packed(packed.ids, packed.ends).tolist() == [0, 0], "else they are not alike"
+    assert lookup.rows(alike).tolist() == [0, -1]
+    lookup.add(alike[1])
+    assert lookup.rows(alike).tolist() == [0, 1]
+    assert lookup.packed(packed.ids, packed.ends).tolist() == [0, 1]
+
+
+@needs_kernel
 def test_a_lookup_grows_without_losing_a_row() -> None:
     found: list[str] = []
     lookup = row_lookup(found)

@@ -12,11 +12,11 @@ from cpython.list cimport PyList_GET_SIZE
 from cpython.object cimport PyObject
 from libc.math cimport exp2f, sqrtf
 from libc.stdint cimport int8_t, int32_t, int64_t, uint8_t, uint32_t, uint64_t
-from libc.stdlib cimport calloc, free
+from libc.stdlib cimport free
 from libc.string cimport memcmp, memcpy, memset
 
 from vitrine_sdk._kernel cimport (
-    ascending, bits, data, room, room_for_bits, room_for_sums, sums,
+    ascending, data, room,
 )
 
 cdef extern from *:
@@ -44,6 +44,29 @@ cdef float DAY = 86400.0, ONE = 1.0
 cdef uint32_t FOUND = 0x80000000  # beside an item: it comes after all that has not this
 cdef Py_ssize_t AHEAD = 24  # cells, in whose time a line of memory comes
 
+# Memory that is read here and there, in pages as large as there are: for most of a request's reads
+# of small ones the processor would first have to look up where they lie.
+
+cdef extern from *:
+    """
+    #include <stdlib.h>
+    #include <string.h>
+    #ifdef __linux__
+    #include <sys/mman.h>
+    #endif
+    static void *zeroed(size_t size) {
+        const size_t large = (size_t) 1 << 21;
+        void *at = NULL;
+        if (posix_memalign(&at, size < large ? 64 : large, size)) return NULL;
+    #ifdef MADV_HUGEPAGE
+        if (size >= large) madvise(at, size, MADV_HUGEPAGE);
+    #endif
+        return memset(at, 0, size);
+    }
+    """
+    void* zeroed(size_t size) nogil
+
+
 # Items by id
 
 cdef inline const char* utf8(PyObject* text, Py_ssize_t* size) except NULL:
@@ -61,8 +84,7 @@ cdef inline uint64_t mixed(uint64_t value) noexcept nogil:
     return value ^ (value >> 32)
 
 
-cdef inline uint32_t hashed(const char* text, Py_ssize_t size) noexcept nogil:
-    """Ids come from a shop's own catalogue: nobody else can make them collide."""
+cdef inline uint64_t hashed(const char* text, Py_ssize_t size) noexcept nogil:
     cdef uint64_t value = <uint64_t> size * <uint64_t> 0x9E3779B97F4A7C15, word
     while size >= 8:
         memcpy(&word, text, 8)
@@ -73,16 +95,27 @@ cdef inline uint32_t hashed(const char* text, Py_ssize_t size) noexcept nogil:
         word = 0
         memcpy(&word, text, size)
         value = mixed(value ^ word)
-    return <uint32_t> value
+    return value
+
+
+cdef struct Slot:
+    uint64_t hash
+    int64_t row  # + 1; 0: free
 
 
 cdef class Rows:
-    """See `app.domain.row_lookup`. Open addressing, at most half full. A slot is an id's hash and its
-    row + 1, or 0: to grow, no id has to be read."""
+    """See `app.domain.row_lookup`. Open addressing, at most half full.
+
+    Ids are compared where they are added or asked for one by one. Of a packed hundred the hashes
+    say enough, for as long as no two ids have the same: an id that the catalogue has not is taken
+    for another with a probability of one in 2 ** 44, for a million items. Who makes up such an id
+    in an event could as well name the item.
+    """
 
     cdef list ids
-    cdef uint64_t* slots
+    cdef Slot* slots
     cdef Py_ssize_t mask, used
+    cdef bint doubtful  # two ids have the same hash
 
     def __cinit__(self, list ids):
         if ids:
@@ -90,7 +123,8 @@ cdef class Rows:
         self.ids = ids
         self.mask = 255
         self.used = 0
-        self.slots = <uint64_t*> calloc(self.mask + 1, sizeof(uint64_t))
+        self.doubtful = False
+        self.slots = <Slot*> zeroed((self.mask + 1) * sizeof(Slot))
         if self.slots == NULL:
             raise MemoryError
 
@@ -118,88 +152,75 @@ cdef class Rows:
     def add(self, str id):
         cdef Py_ssize_t size
         cdef const char* text = PyUnicode_AsUTF8AndSize(id, &size)
-        cdef uint32_t hash = hashed(text, size)
-        cdef int32_t row = self.find(text, size, hash)
+        cdef Slot slot
+        slot.hash = hashed(text, size)
+        cdef int32_t row = self.find(text, size, slot.hash)
         if row < 0:
             if 2 * (self.used + 1) > self.mask:
                 self.grow()
             row = <int32_t> PyList_GET_SIZE(self.ids)
             self.ids.append(id)
-            self.put((<uint64_t> hash << 32) | <uint64_t> (row + 1))
+            slot.row = row + 1
+            self.put(slot)
             self.used += 1
         return row
 
     def packed(self, bytes joined, ends):
-        cdef Py_ssize_t count, i, start = 0, size = PyBytes_GET_SIZE(joined), last = 0
+        cdef Py_ssize_t count, i, at, start = 0, size = PyBytes_GET_SIZE(joined), last = 0
         cdef int32_t* end = <int32_t*> data(ends, 4, &count)
         cdef const char* text = PyBytes_AS_STRING(joined)
-        cdef uint32_t* hashes
         for i in range(count):
             if end[i] < last or end[i] > size:
                 raise IndexError(f"an id from {last} to {end[i]} of {size} bytes")
             last = end[i]
         cdef int32_t* row
-        cdef int32_t likely
         found = made(count, np.NPY_INT32, <void**> &row)
-        hashes = <uint32_t*> room((count + 1) * sizeof(uint32_t))
+        cdef uint64_t* hashes = <uint64_t*> room((count + 1) * sizeof(uint64_t))
         for i in range(count):
             hashes[i] = hashed(text + start, end[i] - start)
             __builtin_prefetch(&self.slots[hashes[i] & self.mask])
             start = end[i]
-        # Most are in their first slot: their ids are fetched before they are compared.
-        for i in range(count):
-            likely = <int32_t> (self.slots[hashes[i] & self.mask] & 0xFFFFFFFF) - 1
-            row[i] = likely
-            if likely >= 0:
-                __builtin_prefetch(self.place(likely))
-        for i in range(count):
-            if row[i] >= 0:
-                __builtin_prefetch(self.place(row[i])[0])
-                __builtin_prefetch(<char*> self.place(row[i])[0] + 56)
         start = 0
         for i in range(count):
-            row[i] = self.find(text + start, end[i] - start, hashes[i])
-            start = end[i]
+            if self.doubtful:
+                row[i] = self.find(text + start, end[i] - start, hashes[i])
+                start = end[i]
+                continue
+            at = hashes[i] & self.mask
+            while self.slots[at].row and self.slots[at].hash != hashes[i]:
+                at = (at + 1) & self.mask
+            row[i] = <int32_t> (self.slots[at].row - 1)
         return found
 
-    cdef inline PyObject** place(self, int32_t row):
-        return (<PyListObject*> self.ids).ob_item + row
-
-    cdef int32_t find(self, const char* text, Py_ssize_t size, uint32_t hash) except -2:
+    cdef int32_t find(self, const char* text, Py_ssize_t size, uint64_t hash) except -2:
         cdef Py_ssize_t at = hash & self.mask, length
-        cdef uint64_t slot
-        cdef int32_t row
         cdef const char* known
-        while True:
-            slot = self.slots[at]
-            if not slot:
-                return -1
-            if slot >> 32 == hash:
-                row = <int32_t> (slot & 0xFFFFFFFF) - 1
-                known = utf8(self.place(row)[0], &length)
+        while self.slots[at].row:
+            if self.slots[at].hash == hash:
+                known = utf8((<PyListObject*> self.ids).ob_item[self.slots[at].row - 1], &length)
                 if length == size and not memcmp(known, text, size):
-                    return row
+                    return <int32_t> (self.slots[at].row - 1)
             at = (at + 1) & self.mask
+        return -1
 
     cdef int grow(self) except -1:
         cdef Py_ssize_t at, before = self.mask
-        cdef uint64_t slot
-        cdef uint64_t* old = self.slots
-        fresh = <uint64_t*> calloc(2 * (before + 1), sizeof(uint64_t))
+        cdef Slot* old = self.slots
+        fresh = <Slot*> zeroed(2 * (before + 1) * sizeof(Slot))
         if fresh == NULL:
             raise MemoryError
         self.slots = fresh
         self.mask = 2 * before + 1
         for at in range(before + 1):
-            slot = old[at]
-            if slot:
-                self.put(slot)
+            if old[at].row:
+                self.put(old[at])
         free(old)
         return 0
 
-    cdef void put(self, uint64_t slot) noexcept:
-        cdef Py_ssize_t at = (slot >> 32) & self.mask
-        while self.slots[at]:
+    cdef void put(self, Slot slot) noexcept:
+        cdef Py_ssize_t at = slot.hash & self.mask
+        while self.slots[at].row:
+            self.doubtful |= self.slots[at].hash == slot.hash
             at = (at + 1) & self.mask
         self.slots[at] = slot
 
@@ -460,6 +481,28 @@ cdef inline uint32_t falling(float score) noexcept nogil:
     return raw if raw & <uint32_t> 0x80000000 else raw ^ <uint32_t> 0x7FFFFFFF
 
 
+cdef char* area = NULL
+cdef Py_ssize_t area_items = 0, area_rest = 0
+cdef double* sums  # of each item, and
+cdef uint64_t* bits  # of each item: both are zero between calls
+
+cdef void* scratch(Py_ssize_t items, Py_ssize_t size) except NULL:
+    """Room for so many bytes, beside `sums` and `bits` for so many items: all in one piece."""
+    global area, area_items, area_rest, sums, bits
+    cdef Py_ssize_t words
+    if items > area_items or size > area_rest:
+        items, size = max(items, area_items), max(size + size // 4, area_rest)
+        words = items // 64 + 1
+        fresh = zeroed(max(8 * (items + words) + size, 1 << 21))
+        if fresh == NULL:
+            raise MemoryError
+        free(area)
+        area, area_items, area_rest = <char*> fresh, items, size
+        sums = <double*> area
+        bits = <uint64_t*> (sums + items)
+    return bits + area_items // 64 + 1
+
+
 cdef inline float risen(uint32_t raw) noexcept nogil:
     """The score that `falling` was given."""
     cdef float score
@@ -567,10 +610,8 @@ def following(
     cdef int32_t* out
     cdef float* score
     cdef uint8_t* reason
-    room_for_bits(n)
-    room_for_sums(n)
     cdef Py_ssize_t most_kept = cells + first_count + 1
-    cdef uint64_t* keys = <uint64_t*> room(most_kept * (2 * sizeof(uint64_t) + 8))
+    cdef uint64_t* keys = <uint64_t*> scratch(n, most_kept * (2 * sizeof(uint64_t) + 8))
     cdef int32_t* touched = <int32_t*> (keys + 2 * most_kept)
     cdef float* total = <float*> (touched + most_kept)
     cdef uint64_t* marked = bits

@@ -3,9 +3,5 @@
 from libc.stdint cimport int32_t, uint64_t
 
 cdef void* data(object array, Py_ssize_t size, Py_ssize_t* count) except NULL
-cdef uint64_t* bits
-cdef double* sums
-cdef int room_for_bits(Py_ssize_t count) except -1
-cdef int room_for_sums(Py_ssize_t count) except -1
 cdef void* room(Py_ssize_t size) except NULL
 cdef uint64_t* ascending(uint64_t* keys, uint64_t* other, int32_t count) noexcept
