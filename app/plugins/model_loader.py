@@ -9,7 +9,13 @@ from app.domain.errors import Conflict
 from app.domain.model import Manifest
 from app.domain.pod import RunMode, StrategyConfiguration
 from app.domain.strategy import InstalledStrategy
-from app.plugins.artefact_files import ITEMS_OFFSETS, ITEMS_UTF8, array_names, open_arrays
+from app.plugins.artefact_files import (
+    ITEMS_OFFSETS,
+    ITEMS_UTF8,
+    array_names,
+    open_arrays,
+    touch_pages,
+)
 from app.plugins.artefacts import ArtefactStore
 from app.plugins.discovery import Strategies
 from app.plugins.packed_strings import unpack_strings
@@ -59,6 +65,7 @@ class ArtefactModelLoader:
         manifest = artefact.manifest
         _check(installed, manifest, named)
         config = installed.configuration(manifest.config)
+        touch_pages(artefact.arrays)
         try:
             model = strategy.load(artefact.arrays, config, manifest.items)
             needs = strategy.needs(config)

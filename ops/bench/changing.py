@@ -208,6 +208,8 @@ def tell_stalls(path: Path, since: int) -> None:
             place = " < ".join(stall["stack"][:3])
             if stall["gc_ms"] > stall["ms"] / 2:
                 place = f"garbage collection, generation {stall['gc']}"
+            elif stall["threads_ms"] > stall["ms"] / 2:
+                place = f"another thread, while: {place}"
             elif stall["cpu_ms"] < stall["ms"] / 2:
                 place = "another process had the processor"
             found.setdefault(place, []).append(stall["ms"])

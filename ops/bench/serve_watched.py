@@ -3,9 +3,10 @@
 python ops/bench/serve_watched.py STALLS.jsonl --port 8000
 
 A line a stall of 5 ms or more: when it began (Unix seconds), the process, its length in ms, how
-much of it the process was computing, how much it collected garbage (`gc`: the generation), and the
-stack in its midst. A heartbeat each ms and a thread that looks for it: a tenth of a core, so
-figures of such a server are none.
+much of it the loop's thread was computing and how much the process' others (who may have had the
+interpreter), how much it collected garbage (`gc`: the generation), and the stack in its midst. A
+heartbeat each ms and a thread that looks for it: a tenth of a core, so figures of such a server are
+none.
 """
 
 from __future__ import annotations
@@ -53,16 +54,20 @@ class Watch:
 
     def _look(self) -> None:
         stack: list[str] = []
-        since = spent = 0.0
+        since = own = all_ = 0.0
+        clock = time.pthread_getcpuclockid(self._thread)
         while True:
             time.sleep(BEAT)
             beat, now = self._beat, time.perf_counter()
             if stack and beat != since:  # it is over
+                computed = time.clock_gettime(clock) - own
+                others = time.process_time() - all_ - computed
                 line = {
                     "at": round(time.time() - (now - since), 3),
                     "pid": os.getpid(),
                     "ms": round((beat - since) * 1000, 1),
-                    "cpu_ms": round((time.process_time() - spent) * 1000, 1),
+                    "cpu_ms": round(computed * 1000, 1),
+                    "threads_ms": round(others * 1000, 1),
                     "gc_ms": round(self._collected[0] * 1000, 1),
                     "gc": self._collected[1],
                     "stack": stack,
@@ -74,7 +79,7 @@ class Watch:
                 # Python has no public way to another thread's stack.
                 every = sys._current_frames()  # noqa: SLF001
                 self._collected = (0.0, 0)
-                since, spent = beat, time.process_time()
+                since, own, all_ = beat, time.clock_gettime(clock), time.process_time()
                 stack = frames(every.get(self._thread))
 
 

@@ -25,7 +25,7 @@ from ops.stability.world import ITEMS, MERCHANT, ROOT, VITRINE, World
 
 WRITERS: Final = 4
 FILE_ITEMS: Final = 10_000  # of the imported file, all of them new
-BOUND: Final = 10.0  # seconds within which the caches are true again, all of them lost
+BOUND: Final = 5.0  # seconds within which the caches are true again, once nothing changes any more
 RESUMED: Final = 150.0  # within which a killed import is done: jobs are looked at once a minute
 
 

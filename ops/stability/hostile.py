@@ -20,7 +20,8 @@ from ops.stability.world import ROOT
 
 @contextlib.asynccontextmanager
 async def patient(scene: Scene) -> AsyncIterator[None]:
-    """The service without admission: that a machine is busy is no failure here."""
+    """The service without admission, which would refuse some of the cases before they are parsed:
+    so each of them reaches what it is to break."""
     await restarted(scene, queue_seconds=0)
     try:
         yield

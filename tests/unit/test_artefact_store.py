@@ -74,6 +74,15 @@ def test_what_was_written_is_opened(store: ArtefactStore) -> None:
     assert isinstance(opened.arrays["scores"].base, np.memmap)
 
 
+def test_pages_of_every_kind_of_array_are_touched_up_to_a_bound(store: ArtefactStore) -> None:
+    directory, _ = stage(store)
+    arrays = {**artefact_files.open_arrays(directory, tuple(ARRAYS)), "turned": ARRAYS["matrix"].T}
+    whole = sum(array.nbytes for array in ARRAYS.values())
+    assert artefact_files.touch_pages(arrays) == whole  # what does not lie in order is left out
+    assert artefact_files.touch_pages(arrays, whole - 1) < whole
+    assert artefact_files.touch_pages(arrays, 8) == 8  # the scalar
+
+
 def test_a_place_is_taken_once(store: ArtefactStore) -> None:
     staged, sha256 = stage(store)
     store.put(staged, "m/c/1")
