@@ -15,9 +15,7 @@ from libc.stdint cimport int8_t, int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free
 from libc.string cimport memcmp, memcpy, memset
 
-from vitrine_sdk._kernel cimport (
-    ascending, data, room,
-)
+from vitrine_sdk._kernel cimport data, room
 
 cdef extern from *:
     void __builtin_prefetch(const void*, ...) nogil
@@ -429,6 +427,35 @@ def weighed(items, types, ages, table, decay, float half_life, float least):
     return weights, chosen, heavy
 
 
+cdef uint64_t* in_order(uint64_t* keys, uint64_t* other, Py_ssize_t count) noexcept:
+    """Sorts; in which of both rooms the outcome is."""
+    cdef int32_t starts[8][256]
+    cdef Py_ssize_t i
+    cdef int b, digit, length, at
+    cdef int32_t* start
+    if count < 2:
+        return keys
+    memset(starts, 0, sizeof(starts))
+    for i in range(count):
+        for b in range(8):
+            starts[b][(keys[i] >> 8 * b) & 0xFF] += 1
+    for b in range(8):
+        start = starts[b]
+        if start[(keys[0] >> 8 * b) & 0xFF] == count:
+            continue  # it is the same in all
+        at = 0
+        for digit in range(256):
+            length = start[digit]
+            start[digit] = at
+            at += length
+        for i in range(count):
+            digit = (keys[i] >> 8 * b) & 0xFF
+            other[start[digit]] = keys[i]
+            start[digit] += 1
+        keys, other = other, keys
+    return keys
+
+
 def repeated(items, types, weights, int8_t type, again):
     """See `vitrine_sdk.past`."""
     cdef Py_ssize_t count, again_count, i, found = 0, kept = 0
@@ -454,7 +481,7 @@ def repeated(items, types, weights, int8_t type, again):
         if kind[i] == type:
             keys[found] = (<uint64_t> item[i] << 32) | <uint64_t> i
             found += 1
-    keys = ascending(keys, keys + count, <int32_t> found)
+    keys = in_order(keys, keys + count, found)
     i = 0
     while i < found:
         had[kept] = <int32_t> (keys[i] >> 32)
@@ -536,35 +563,6 @@ cdef Py_ssize_t settle(int32_t* touched, float* total, Py_ssize_t count) noexcep
         bits[item >> 6] &= ~bit
         sums[item] = 0.0
     return found
-
-
-cdef uint64_t* in_order(uint64_t* keys, uint64_t* other, Py_ssize_t count) noexcept:
-    """Sorts; in which of both rooms the outcome is."""
-    cdef int32_t starts[8][256]
-    cdef Py_ssize_t i
-    cdef int b, digit, length, at
-    cdef int32_t* start
-    if count < 2:
-        return keys
-    memset(starts, 0, sizeof(starts))
-    for i in range(count):
-        for b in range(8):
-            starts[b][(keys[i] >> 8 * b) & 0xFF] += 1
-    for b in range(8):
-        start = starts[b]
-        if start[(keys[0] >> 8 * b) & 0xFF] == count:
-            continue  # it is the same in all
-        at = 0
-        for digit in range(256):
-            length = start[digit]
-            start[digit] = at
-            at += length
-        for i in range(count):
-            digit = (keys[i] >> 8 * b) & 0xFF
-            other[start[digit]] = keys[i]
-            start[digit] += 1
-        keys, other = other, keys
-    return keys
 
 
 def following(
