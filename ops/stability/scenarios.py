@@ -122,6 +122,11 @@ async def both_killed(scene: Scene) -> Result:
 
 async def worker_killed(scene: Scene) -> Result:
     """kill -9 of one of two workers, again and again, once both serve."""
+    async with without(scene, spare_worker=False):
+        return await _worker_killed(scene)
+
+
+async def _worker_killed(scene: Scene) -> Result:
     service = scene.world.service
     await asyncio.sleep(5)  # for the spare of what a scenario before left behind
     load = Load(scene.world.shop(), scene.rate)
@@ -230,9 +235,9 @@ async def plugins(scene: Scene) -> Result:
     result.require(grown < 64 << 20, f"the workers grew by {grown >> 20} MiB")
     if scene.unprotected:
         body = {"id": "unruly", "strategy": "unruly", "mode": "process"}
-        for worker in world.service.workers():
-            worker.send_signal(signal.SIGKILL)
-        await asyncio.sleep(5)
+        # Another worker would only take up the next of the requests that wait.
+        await asyncio.to_thread(world.service.kill)
+        await world.serve()
         await change(world, "/admin/v1/strategy-configurations/unruly", body)
     return result
 
@@ -241,12 +246,13 @@ async def change(world: World, path: str, body: Any) -> None:
     def put() -> None:
         url = f"http://127.0.0.1:{world.service.port}{path}"
         headers = {"Authorization": f"Basic {world.basic}", "Content-Type": "application/json"}
-        with urllib.request.urlopen(urllib.request.Request(url, headers=headers)) as answer:
+        get = urllib.request.Request(url, headers=headers)
+        with urllib.request.urlopen(get, timeout=30) as answer:
             etag = answer.headers["ETag"]
         request = urllib.request.Request(
             url, method="PUT", data=json.dumps(body).encode(), headers={**headers, "If-Match": etag}
         )
-        urllib.request.urlopen(request).read()
+        urllib.request.urlopen(request, timeout=30).read()
 
     await asyncio.to_thread(put)
 

@@ -91,6 +91,15 @@ class Service:
                     found.append(child)
         return found
 
+    def kill(self) -> None:
+        """kill -9 of all of it."""
+        everybody = [*self.supervisor.children(recursive=True), self.supervisor]
+        for process in everybody:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(everybody[:-1], timeout=30)
+        self.process.wait()
+
     def serving(self) -> int:
         """How many of the workers are ready."""
         try:
