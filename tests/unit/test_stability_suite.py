@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import itertools
 import json
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import pytest
 
 from ops.stability import report
 from ops.stability.fault_proxy import FaultProxy
-from ops.stability.load import CUT, Load, Record, Sample, Shop, facts, percentile, recovery
+from ops.stability.load import CUT, Load, Record, Sample, Shop, facts, percentile, recovery, slow
 from ops.stability.scene import Result, no_failure
 
 
@@ -98,6 +99,38 @@ async def test_a_stall_of_the_server_is_not_hidden() -> None:
     assert all(s.status == 200 for s in record.samples)
     early = [s for s in record.samples if s.at < 0.1]
     assert min(s.seconds for s in early) > 0.1
+
+
+async def test_what_the_generator_was_late_with_is_told_apart() -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while await reader.readuntil(b"\r\n\r\n"):
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    shop = Shop(port, "k", "t", 1, serving=lambda: dict.fromkeys(range(1 << 16), 7))
+    load = Load(shop, 100.0, 0.0)
+    load.start()
+    await asyncio.sleep(0.1)
+    time.sleep(0.7)  # the generator itself stands still
+    await asyncio.sleep(0.2)
+    record = await load.stop()
+    server.close()
+    found = slow(record)
+    assert found, "they were late"
+    assert all(one["generator_ms"] > one["ms"] / 2 and one["worker"] == 7 for one in found)
+    assert max(late for _, late in record.lags) > 0.5
+    assert facts(record, {})["generator_stood_still_ms"] > 500
+
+
+def test_slow_requests_are_told_with_their_worker() -> None:
+    samples = [sample(1), sample(2, seconds=0.6), sample(3, 0), sample(4, 503)]
+    samples[1].port = 80
+    found = slow(Record(samples, workers={80: 4711}))
+    assert [(one["at"], one["status"], one["worker"]) for one in found] == [
+        (2, 200, 4711),
+        (3, 0, None),
+    ]
 
 
 async def test_a_request_that_is_cut_is_told_so_and_not_sent_again() -> None:
