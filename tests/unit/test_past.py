@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -17,8 +19,9 @@ from app.domain.past import Past
 from app.domain.rendered import RenderedItems
 from app.domain.row_lookup import DictLookup, row_lookup
 from app.redis.history_reader import past
-from app.services.shopper_history import NOTHING, known
-from vitrine_sdk import EventType, kernel
+from app.services.chain import _history as seen
+from app.services.shopper_history import NOTHING, Recent, known
+from vitrine_sdk import EventType, Needs, kernel
 
 ids = st.text(
     st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=20
@@ -163,6 +166,33 @@ def test_a_lookup_grows_without_losing_a_row() -> None:
     assert [lookup.add(f"item-{n}") for n in range(20_000)] == list(range(20_000))
     assert lookup.rows([f"item-{n}" for n in range(20_001)]).tolist() == [*range(20_000), -1]
     assert len(found) == 20_000
+
+
+@needs_kernel
+@pytest.mark.parametrize("seed", range(20))
+def test_a_model_sees_alike_what_it_knows(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    dice = np.random.default_rng(seed)
+    count, now = int(dice.integers(1, 60)), 1_000
+    model: Any = SimpleNamespace(
+        needs=Needs(history=int(dice.integers(1, 40))),
+        # The last row is "unknown", and so are those that came after the model.
+        positions=np.append(dice.integers(-1, 30, 50), -1).astype(np.int32),
+    )
+    recent = Recent(
+        dice.integers(0, 70, count).astype(np.int32),
+        dice.integers(0, 8, count).astype(np.int8),
+        np.sort(dice.integers(0, 1_100, count))[::-1].astype(np.int64),  # some are of tomorrow
+    )
+    found = seen(model, recent, now)
+    monkeypatch.setattr(kernel, "history", None)
+    twin = seen(model, recent, now)
+    for name in ("items", "types", "ages"):
+        one, other = getattr(found, name), getattr(twin, name)
+        assert (one.tolist(), one.dtype) == (other.tolist(), other.dtype)
+        assert not one.flags.writeable
+    assert len(found) <= model.needs.history
+    assert (found.items >= 0).all()
+    assert (found.ages >= 0).all()
 
 
 @pytest.mark.usefixtures("without_kernel")
