@@ -215,25 +215,16 @@ class Selection:
         self._examined.append(rows)
         self._left_out_before = self.left_out.copy()
         places = self._places(rows, candidates.scores, source, keep_at_most)
-        # The first ones, without a gap, are mostly all that qualify: views will do.
-        if isinstance(places, int):
-            taken = places
-            pool = Pool(
-                rows[:taken],
-                candidates.scores[:taken],
-                _SOURCES[source][:taken],
-                candidates.reasons[:taken],
-            )
-        else:
-            taken = len(places)
-            pool = Pool(
-                rows.take(places),
-                candidates.scores.take(places),
-                _SOURCES[source][:taken],
-                candidates.reasons.take(places),
-            )
+        taken = places if isinstance(places, int) else len(places)
         if not taken:
             return 0
+        scores, reasons = candidates.scores, candidates.reasons
+        # The first ones, without a gap, are mostly all that qualify: views will do.
+        if isinstance(places, int):
+            found = rows[:taken], scores[:taken], reasons[:taken]
+        else:
+            found = _picked(rows, scores, reasons, places)
+        pool = Pool(found[0], found[1], _SOURCES[source][:taken], found[2])
         self._pools.append(pool)
         self.count += taken
         if self._trace is not None:
@@ -380,6 +371,16 @@ class Selection:
                     self._trace.left_out(LeftOut(why), rows[gone & (found == why)])
         kept: BoolArray = keep & ~marked
         return kept
+
+
+def _picked(
+    rows: IntArray, scores: FloatArray, reasons: CodeArray, places: npt.NDArray[np.int64]
+) -> tuple[IntArray, FloatArray, CodeArray]:
+    if kernel.compiled is not None:
+        found = kernel.compiled.picked(rows, scores, reasons, places)
+        if found is not None:
+            return found  # type: ignore[no-any-return]
+    return rows.take(places), scores.take(places), reasons.take(places)
 
 
 def cut(pool: Pool, want: int) -> Pool:

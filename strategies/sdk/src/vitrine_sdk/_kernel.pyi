@@ -47,6 +47,9 @@ def qualify(
     left_out: list[int],
     at_most: int,
 ) -> int | _Longs: ...
+def picked(
+    rows: object, scores: object, reasons: object, places: _Longs
+) -> tuple[IntArray, FloatArray, _Codes] | None: ...
 def arrange(
     rows: IntArray,
     scores: FloatArray,

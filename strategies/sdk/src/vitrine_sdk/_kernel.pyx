@@ -570,6 +570,37 @@ def qualify(
     return places[:taken]
 
 
+def picked(rows, scores, reasons, places):
+    """What stands at some places of all three; None: they are no plain arrays."""
+    cdef Py_ssize_t count, i
+    if not (
+        plain(rows, np.NPY_INT32) and plain(scores, np.NPY_FLOAT32) and plain(reasons, np.NPY_UINT8)
+    ):
+        return None
+    cdef Py_ssize_t size = min(
+        np.PyArray_SIZE(rows), np.PyArray_SIZE(scores), np.PyArray_SIZE(reasons)
+    )
+    cdef int32_t* row = <int32_t*> np.PyArray_DATA(rows)
+    cdef float* score = <float*> np.PyArray_DATA(scores)
+    cdef uint8_t* reason = <uint8_t*> np.PyArray_DATA(reasons)
+    cdef int64_t* place = <int64_t*> data(places, 8, &count)
+    cdef int32_t* out_rows
+    cdef float* out_scores
+    cdef uint8_t* out_reasons
+    found = (
+        fresh(count, np.NPY_INT32, <void**> &out_rows),
+        fresh(count, np.NPY_FLOAT32, <void**> &out_scores),
+        fresh(count, np.NPY_UINT8, <void**> &out_reasons),
+    )
+    for i in range(count):
+        if place[i] < 0 or place[i] >= size:
+            raise IndexError(f"place {place[i]} of {size}")
+        out_rows[i] = row[place[i]]
+        out_scores[i] = score[place[i]]
+        out_reasons[i] = reason[place[i]]
+    return found
+
+
 cdef struct Cap:
     int32_t* codes  # by row
     Py_ssize_t code_rows
