@@ -110,8 +110,13 @@ class Database:
                     yield driver
                     await driver.execute("COMMIT")
                 except BaseException as error:
+                    gone = isinstance(error, asyncpg.InternalClientError) or (  # it is just going
+                        driver.is_closed() and isinstance(error, asyncpg.InterfaceError | OSError)
+                    )
                     if not await _rolled_back(driver, error):
                         await connection.invalidate()  # the next one is opened anew
+                    if gone:
+                        raise _unavailable() from error
                     raise
 
     async def poll(self, query: str) -> list[asyncpg.Record]:
@@ -302,7 +307,7 @@ async def _rolled_back(driver: asyncpg.Connection, error: BaseException) -> bool
         return False
     try:
         await driver.execute("ROLLBACK")
-    except (OSError, asyncpg.InterfaceError, asyncpg.PostgresError):
+    except Exception:  # noqa: BLE001  # of any kind, where PostgreSQL dies in this very moment
         return False
     return True
 
