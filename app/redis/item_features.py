@@ -30,7 +30,7 @@ BUCKETS: Final = 256
 IDS_A_CHANGE: Final = 1_000
 """Ids that one entry of the stream names."""
 MAX_CHANGES: Final = 2_000
-"""Entries that the stream keeps."""
+"""Entries that the stream keeps: at most some 30 MB, where all of them name 1,000 ids."""
 _SCAN_COUNT: Final = 500
 _WRITTEN_AT_ONCE: Final = 1 << 18  # bytes
 _AT_ONCE: Final = 64  # items that are encoded or read before requests run again: half a millisecond
