@@ -516,6 +516,10 @@ def qualify(
     cdef int64_t* out
     places = fresh(count, np.NPY_INT64, <void**> &out)
     for i in range(count):
+        __builtin_prefetch(&present[row[i]])
+        __builtin_prefetch(&mark[row[i]])
+        __builtin_prefetch(&signature[row[i]])
+    for i in range(count):
         if row[i] >= available_count or row[i] >= mark_count:
             raise IndexError(f"row {row[i]} of {available_count}")
         if drop != NULL and row[i] >= 0 and (
@@ -632,25 +636,17 @@ cdef inline void count_in(Cap* cap, int32_t row, int32_t by) noexcept:
         cap.counts[cap.values[i]] += by
 
 
-cdef inline bint before(int64_t* key, int32_t a, int32_t b) noexcept:
-    return key[a] < key[b] or (key[a] == key[b] and a < b)
+cdef int PLACES = 20  # bits of a candidate's place in a pool
+cdef uint64_t FIRST = (<uint64_t> 1) << 62
 
 
-cdef inline void sink(int32_t* heap, int64_t* key, Py_ssize_t at, Py_ssize_t count) noexcept:
-    """The one that competes best first."""
-    cdef int32_t moved = heap[at]
-    cdef Py_ssize_t child
-    while True:
-        child = 2 * at + 1
-        if child >= count:
-            break
-        if child + 1 < count and before(key, heap[child + 1], heap[child]):
-            child += 1
-        if not before(key, heap[child], moved):
-            break
-        heap[at] = heap[child]
-        at = child
-    heap[at] = moved
+cdef inline uint64_t competing(int64_t key, Py_ssize_t place) noexcept:
+    """Larger for who competes better: by the lower key, then by place. Keys have 42 bits at most."""
+    return FIRST - <uint64_t> ((key << PLACES) + place)
+
+
+cdef inline int32_t place_of(uint64_t competitor) noexcept:
+    return <int32_t> ((FIRST - competitor) & (((<uint64_t> 1) << PLACES) - 1))
 
 
 def arrange(rows, scores, sources, reasons, signatures, boosts, positions, caps, Py_ssize_t want):
@@ -684,18 +680,19 @@ def arrange(rows, scores, sources, reasons, signatures, boosts, positions, caps,
         fresh(want, np.NPY_UINT8, <void**> &out_reasons),
     )
     cdef char* at = <char*> room(
-        cap_count * sizeof(Cap) + n * (sizeof(int64_t) + 3 * sizeof(int32_t)) + 64
+        cap_count * sizeof(Cap) + n * (sizeof(uint64_t) + 2 * sizeof(int32_t)) + 64
     )
     # Laid out by falling alignment.
     cdef Cap* cap = <Cap*> at
-    cdef int64_t* key = <int64_t*> (at + cap_count * sizeof(Cap))
-    cdef int32_t* heap = <int32_t*> (key + n)
-    cdef int32_t* parked = heap + n  # what waits, in its order: read and written
+    cdef uint64_t* heap = <uint64_t*> (at + cap_count * sizeof(Cap))
+    cdef int32_t* parked = <int32_t*> (heap + n)  # what waits, in its order: read and written
     cdef int32_t* chosen = parked + n
     cdef Py_ssize_t heaped = n, next_in_order = 0, waiting = 0, read, written, until
     cdef Py_ssize_t taken = 0
     cdef int32_t candidate
     cdef bint fits
+    if n >> PLACES:
+        raise ValueError(f"{n} candidates are too many")
     for i in range(n):
         if row[i] < 0:
             raise IndexError(f"row {row[i]}")
@@ -708,10 +705,11 @@ def arrange(rows, scores, sources, reasons, signatures, boosts, positions, caps,
         for i in range(n):
             if row[i] >= signature_count or signature[row[i]] >= boost_count:
                 raise IndexError(f"row {row[i]} has no signature")
-            key[i] = position[i] - <int64_t> (boost[signature[row[i]]] * STEP)
-            heap[i] = <int32_t> i
+            heap[i] = competing(
+                position[i] - <int64_t> (boost[signature[row[i]]] * STEP), i
+            )
         for i in range(n // 2 - 1, -1, -1):
-            sink(heap, key, i, n)
+            sift(heap, i, n)
     c = 0
     for codes, offsets, values, counts, most, first in caps:
         cap[c].codes = <int32_t*> data(codes, 4, &cap[c].code_rows)
@@ -724,6 +722,7 @@ def arrange(rows, scores, sources, reasons, signatures, boosts, positions, caps,
         for i in range(n):
             if row[i] >= cap[c].code_rows:
                 raise IndexError(f"row {row[i]} of {cap[c].code_rows}")
+            __builtin_prefetch(&cap[c].codes[row[i]])
         c += 1
     # As far as the first cap reaches, then the next; what one had no room for goes first then.
     while taken < want:
@@ -739,11 +738,11 @@ def arrange(rows, scores, sources, reasons, signatures, boosts, positions, caps,
             elif boost != NULL:
                 if not heaped:
                     break
-                candidate = heap[0]
+                candidate = place_of(heap[0])
                 heaped -= 1
                 heap[0] = heap[heaped]
                 if heaped:
-                    sink(heap, key, 0, heaped)
+                    sift(heap, 0, heaped)
             else:
                 if next_in_order >= n:
                     break
