@@ -221,26 +221,30 @@ async def test_each_waits_as_long_as_it_may(redis_url: str, silent: str) -> None
     told: list[bool] = []
     redis_ = CoalescingRedis(silent, observe=lambda _seconds, answered: told.append(answered))
     now = asyncio.get_running_loop().time()
-    order: list[int] = []
 
-    async def ask(number: int, until: float) -> None:
+    def ask(seconds: float) -> asyncio.Task[list[bytes]]:
+        return asyncio.create_task(redis_.ask([("PING",)], now + seconds))
+
+    async def ends(asked: asyncio.Task[list[bytes]]) -> None:
         with pytest.raises(TimeoutError):
-            await redis_.ask([("ECHO", number)], until)
-        order.append(number)
+            await asked
 
-    longest = asyncio.create_task(redis_.ask([("PING",)]))
     async with asyncio.timeout(10):
-        # Before it is connected, and after; the later ones have less time, the last has none left.
-        first = [asyncio.create_task(ask(n, now + 0.3 - 0.1 * n)) for n in range(2)]
+        forever, long, unsent = ask(math.inf), ask(1_000), ask(0.05)
+        await ends(unsent)
         while redis_._link is None:
             await asyncio.sleep(0)
-        await asyncio.gather(*first, ask(2, now + 0.1), ask(3, now - 1))
-    assert order == [3, 2, 1, 0]
-    assert not longest.done()
+        # The alarm is set for the long one: it is set again for who has less time, and for none.
+        later, sooner, late = ask(0.3), ask(0.2), ask(-1)
+        for asked in (late, sooner, later):
+            await ends(asked)
+    assert not forever.done()
+    assert not long.done()
     await redis_.close()
-    with pytest.raises(Unavailable):
-        await longest
-    assert told == [False] * 5
+    for asked in (forever, long):
+        with pytest.raises(Unavailable):
+            await asked
+    assert told == [False] * 6
     redis_ = CoalescingRedis(redis_url, observe=lambda _seconds, answered: told.append(answered))
     until = asyncio.get_running_loop().time() + 0.05
     assert await redis_.ask([("ECHO", 1)], until) == [b"1"]
