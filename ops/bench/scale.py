@@ -41,7 +41,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from changing import driven
-from compare import vitrine
+from compare import counters, vitrine
 from import_items import write
 from measure import HOME, LOAD_CORE, Server, closed_loop, record, require_wrk, stay_on
 from memory import memory
@@ -63,6 +63,7 @@ EVENTS = 200_000
 RATE = 200.0
 SMALL = 10_000  # items of each of several merchants
 REQUESTS = 200_000
+WARM_UP = 10  # seconds of a closed loop: what is asked for often is in the near-cache
 FORMAT = "2"  # changes when what is prepared does
 
 
@@ -245,7 +246,7 @@ def measured(
         with vitrine(running) as server:
             row["start_s"] = round(server.started, 1)
             say(f"one worker serves after {server.started:.1f} s")
-            closed_loop(server, shop.requests, seconds=2)
+            closed_loop(server, shop.requests, seconds=WARM_UP)
             row.update(asked(server, shop.requests, runs, seconds))
             row["one"] = memory(server.pids()).each(1)
             row["worker_gib"] = round(memory(server.pids()).pss / 2**30, 3)
@@ -256,6 +257,8 @@ def measured(
                 row["redis_verify_s"] = round(verified(client, places), 1)
                 row["redis_rebuild_s"] = round(rebuilt(client, places), 1)
         client.close()
+        if brief:
+            return row
         with vitrine(running, also={"VITRINE_WORKERS": "2"}, core=None) as server:
             time.sleep(1)
             say("two workers serve")
@@ -267,23 +270,37 @@ def measured(
 
 
 def asked(server: Server, path: Path, runs: int, seconds: float) -> dict[str, Any]:
+    before = near_cache(server)
     found = [driven(server, path, RATE, seconds) for _ in range(runs)]
+    hits, misses = (after - b for after, b in zip(near_cache(server), before, strict=True))
     taken = [closed_loop(server, path, seconds=2, start=n * 7_919) for n in range(runs)]
     return {
         **{key: statistics.median(run[key] for run in found) for key in ("p50_ms", "p99_ms")},
         "cpu_us": round(statistics.median(one.cpu_us for one in taken), 1),
         "rate": round(statistics.median(one.rate for one in taken)),
+        "from_redis": round(100 * misses / max(hits + misses, 1), 2),
     }
+
+
+def near_cache(server: Server) -> tuple[float, float]:
+    """Items that were shown from the process' own memory so far, and from Redis."""
+    hits, misses = (
+        sum(counters(server, f"vitrine_near_cache_{what}_total").values())
+        for what in ("hits", "misses")
+    )
+    return hits, misses
 
 
 LINES = (
     ("import, s", "import_s"), ("fit, s", "fit_s"), ("start of a worker, s", "start_s"),
     ("CPU µs a request", "cpu_us"), (f"p50 at {RATE:.0f}/s, ms", "p50_ms"),
     (f"p99 at {RATE:.0f}/s, ms", "p99_ms"), ("requests/s, one worker", "rate"),
+    ("items shown from Redis, %", "from_redis"),
     ("requests/s, two workers", "two_rate"), ("Redis, MiB", "redis_mib"),
     ("Redis compared (each 10 min), s", "redis_verify_s"),
     ("Redis made again, s", "redis_rebuild_s"),
 )  # fmt: skip
+NOT_ASKED = "not asked"
 PARTS = ("pss", "rss", "own", "models", "models_pss", "catalogue", "code")
 
 
@@ -294,11 +311,12 @@ def tell(rows: Sequence[dict[str, Any]]) -> None:
 
     print(f"\n{'items':<34}" + "".join(f"{name(row):>14}" for row in rows))
     for title, key in LINES:
-        print(f"{title:<34}" + "".join(f"{row.get(key, 'not asked'):>14}" for row in rows))
+        print(f"{title:<34}" + "".join(f"{row.get(key, NOT_ASKED):>14}" for row in rows))
     for which in ("one", "two"):
         for part in PARTS:
             title = f"MiB a worker of {which}: {part}"
-            print(f"{title:<34}" + "".join(f"{row[which][part]:>14,}" for row in rows))
+            told = [row[which][part] if which in row else NOT_ASKED for row in rows]
+            print(f"{title:<34}" + "".join(f"{one:>14}" for one in told))
 
 
 def main() -> None:
@@ -312,7 +330,7 @@ def main() -> None:
     parser.add_argument("--fresh", action="store_true", help="Prepare everything anew.")
     parser.add_argument("--prepare", action="store_true", help="Import and fit, and end.")
     parser.add_argument(
-        "--brief", action="store_true", help="Redis is neither compared nor made again."
+        "--brief", action="store_true", help="One worker; Redis is neither compared nor made again."
     )
     given = parser.parse_args()
     require_wrk()

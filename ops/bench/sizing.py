@@ -76,7 +76,7 @@ def sized(report: Mapping[str, Any], mix: Mapping[str, float], assumed: Assumed)
     tracking = event_rate * compare[TRACKING]["cpu_us"] / 1e6 / assumed.used
     workers = math.ceil((serving + tracking) * assumed.spare)
     scale = _of_size(report.get("scale", ()), assumed.items)
-    gib = None if scale is None else scale["two"]["pss"] / 1024
+    gib = None if scale is None else scale["two" if "two" in scale else "one"]["pss"] / 1024
     by_memory = 0 if gib is None else math.ceil(workers * gib / (assumed.machine_gib * 0.8))
     traffic = report.get("traffic", {})
     known = all(name in traffic for name in (*mix, TRACKING))
