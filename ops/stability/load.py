@@ -346,8 +346,15 @@ def facts(record: Record, marks: dict[str, float]) -> dict[str, Any]:
 
 
 def slow(record: Record, bound: float = TIMEOUT, most: int = 50) -> list[dict[str, Any]]:
-    """The requests that took longer than `bound` seconds or failed, the first of them: when, what,
-    how long it took and how much of that the generator was late with, and who had it."""
+    """The requests that failed or took longer than `bound` seconds: when, what, how long it took
+    and how much of that the generator was late with, and who had it. Of `most`, first those that
+    failed."""
+
+    def failed(sample: Sample) -> bool:
+        return sample.status not in (HTTPStatus.OK, HTTPStatus.SERVICE_UNAVAILABLE)
+
+    found = [s for s in record.samples if s.seconds > bound or failed(s)]
+    found.sort(key=lambda s: (not failed(s), s.at))
     return [
         {
             "at": round(s.at, 3),
@@ -358,9 +365,8 @@ def slow(record: Record, bound: float = TIMEOUT, most: int = 50) -> list[dict[st
             "why": s.why,
             "worker": record.workers.get(s.port),
         }
-        for s in sorted(record.samples, key=lambda one: one.at)
-        if s.seconds > bound or s.status not in (HTTPStatus.OK, HTTPStatus.SERVICE_UNAVAILABLE)
-    ][:most]
+        for s in found[:most]
+    ]
 
 
 def recovery(record: Record, mended: float, begin: float = 0.0) -> float:

@@ -128,8 +128,8 @@ def test_slow_requests_are_told_with_their_worker() -> None:
     samples[1].port = 80
     found = slow(Record(samples, workers={80: 4711}))
     assert [(one["at"], one["status"], one["worker"]) for one in found] == [
-        (2, 200, 4711),
         (3, 0, None),
+        (2, 200, 4711),
     ]
 
 
