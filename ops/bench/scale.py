@@ -275,7 +275,10 @@ def asked(server: Server, path: Path, runs: int, seconds: float) -> dict[str, An
     hits, misses = (after - b for after, b in zip(near_cache(server), before, strict=True))
     taken = [closed_loop(server, path, seconds=2, start=n * 7_919) for n in range(runs)]
     return {
-        **{key: statistics.median(run[key] for run in found) for key in ("p50_ms", "p99_ms")},
+        **{
+            key: round(statistics.median(run[key] for run in found), 3)
+            for key in ("p50_ms", "p99_ms")
+        },
         "cpu_us": round(statistics.median(one.cpu_us for one in taken), 1),
         "rate": round(statistics.median(one.rate for one in taken)),
         "from_redis": round(100 * misses / max(hits + misses, 1), 2),
