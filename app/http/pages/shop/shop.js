@@ -14,11 +14,13 @@ try {
 const { calls, client, config, forgetShopper, shopData } = api;
 
 let visit = 0;
+let current; // the address of the page that is there, or on its way
 
 async function render({ focus = true } = {}) {
   visit += 1;
   const mine = visit;
-  const { pathname, searchParams } = new URL(location.href);
+  const { pathname, search, searchParams } = new URL(location.href);
+  current = pathname + search;
   const [, page = '', id = ''] = pathname.split('/').slice(1).map(decodeURIComponent);
   main.setAttribute('aria-busy', 'true');
   let view;
@@ -69,7 +71,10 @@ document.addEventListener('click', (event) => {
   event.preventDefault();
   go(link.href);
 });
-addEventListener('popstate', () => render());
+addEventListener('popstate', () => {
+  // Leaving for a place in the same page, as the skip link does, is no reason to make it again.
+  if (location.pathname + location.search !== current) render();
+});
 
 document.getElementById('search').addEventListener('submit', (event) => {
   event.preventDefault();
